@@ -1,0 +1,109 @@
+"""What a network is made of, one config a kind: validated, JSON-able, unknown keys refused, every key read by a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
+
+from sonet.blocks.fields import SLOPE
+from sonet.solvers import Adaptive, Solver
+
+
+class _Network(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    in_channels: PositiveInt = Field(3, description="channels of an image")
+    classes: int = Field(10, ge=2, description="number of classes")
+
+
+class _Staged(_Network):
+    """Stages of blocks: stage i has `blocks[i]` blocks, the first of stride `strides[i]`; channels double at stride 2."""
+
+    channels: PositiveInt = Field(32, description="channels after the first layer")
+    blocks: tuple[PositiveInt, ...] = Field((1, 1, 1, 1), min_length=1, description="blocks in each stage")
+    strides: tuple[Literal[1, 2], ...] = Field((1, 2, 2, 2), min_length=1, description="stride of each stage")
+
+    @model_validator(mode="after")
+    def _stages_match(self) -> _Staged:
+        if len(self.blocks) != len(self.strides):
+            raise ValueError(f"blocks {self.blocks} and strides {self.strides} must name as many stages as each other")
+        return self
+
+
+class _Skew(BaseModel):
+    gamma: float = Field(0.0, ge=0, description="damping of the field; 0 in the paper")
+    slope: float = Field(SLOPE, gt=0, le=1, description="slope of LeakyReLU left of zero")
+    norm: bool = Field(True, description="GroupNorm in the field, as the paper's code has it")
+    solver: Solver = Field(default_factory=Adaptive, description="how ODE blocks are solved")
+
+
+class SONetConfig(_Staged, _Skew):
+    """SONet (Huang et al. 2020): every layer a skew-symmetric ODE block; the paper's has blocks (2, 2, 2, 2)."""
+
+    kind: Literal["sonet"] = "sonet"
+    blocks: tuple[PositiveInt, ...] = Field((2, 2, 2, 2), min_length=1, description="blocks in each stage")
+
+
+class SOBlockResNet10Config(_Staged, _Skew):
+    """ResNet10 whose first layer is a skew-symmetric ODE block (Huang et al. 2020)."""
+
+    kind: Literal["soblock-resnet10"] = "soblock-resnet10"
+
+
+class ResNet10Config(_Staged):
+    """ResNet10: BasicBlocks [1, 1, 1, 1] (He et al. 2016, as in the paper's comparison)."""
+
+    kind: Literal["resnet10"] = "resnet10"
+
+
+class _Wide(_Network):
+    """The paper's is 34-10: depth 34, widen 10."""
+
+    depth: int = Field(34, description="6n + 4 layers")
+    widen: PositiveInt = Field(10, description="factor on the channels 16, 32, 64")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside blocks")
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> _Wide:
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth must be 6n + 4 with n >= 1 (10, 16, 22, 28, 34, ...), got {self.depth}")
+        return self
+
+
+class WideResNetConfig(_Wide):
+    """WideResNet (Zagoruyko and Komodakis 2016)."""
+
+    kind: Literal["wide-resnet"] = "wide-resnet"
+
+
+class SOBlockWideResNetConfig(_Wide, _Skew):
+    """WideResNet whose first layer is a skew-symmetric ODE block (Huang et al. 2020)."""
+
+    kind: Literal["soblock-wide-resnet"] = "soblock-wide-resnet"
+
+
+class ODENetConfig(_Network):
+    """ODENet (Chen et al. 2018, as in the paper's comparison): repeated channels, ten ODE blocks, pool to 3 x 3."""
+
+    kind: Literal["odenet"] = "odenet"
+    channels: PositiveInt = Field(54, description="channels of every block")
+    num_blocks: PositiveInt = Field(10, description="ODE blocks")
+    solver: Solver = Field(default_factory=Adaptive, description="how ODE blocks are solved")
+
+
+ModelConfig = Annotated[
+    SONetConfig
+    | SOBlockResNet10Config
+    | SOBlockWideResNetConfig
+    | ODENetConfig
+    | ResNet10Config
+    | WideResNetConfig,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)
+
+
+def parse_config(values: dict[str, Any]) -> Any:
+    """A config of the kind that `values["kind"]` names; pydantic's ValidationError for unknown keys and bad values."""
+    return _ADAPTER.validate_python(values)

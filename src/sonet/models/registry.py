@@ -1,0 +1,135 @@
+"""Build a network by name, and run a built one for a while under another solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from sonet.blocks import name_blocks, ode_blocks
+from sonet.models.baselines import ODENet, ResNet10, WideResNet
+from sonet.models.config import (
+    ODENetConfig,
+    ResNet10Config,
+    SOBlockResNet10Config,
+    SOBlockWideResNetConfig,
+    SONetConfig,
+    WideResNetConfig,
+    parse_config,
+)
+from sonet.models.sonet import SONet
+from sonet.solvers import Adaptive, Fixed
+
+MODELS: dict[str, tuple[type[BaseModel], Callable[[Any], nn.Module]]] = {
+    "sonet": (SONetConfig, SONet),
+    "soblock-resnet10": (SOBlockResNet10Config, ResNet10),
+    "soblock-wide-resnet": (SOBlockWideResNetConfig, WideResNet),
+    "odenet": (ODENetConfig, ODENet),
+    "resnet10": (ResNet10Config, ResNet10),
+    "wide-resnet": (WideResNetConfig, WideResNet),
+}
+
+
+class ConfigError(ValueError):
+    """A network's options do not fit: one sentence for each, with what is accepted."""
+
+
+class Like(Protocol):
+    """What `build` needs to know of data: a `sonet.data.Dataset` is one."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+
+
+def configure(name: str, **options: Any) -> Any:
+    """The config of the network `name` with `options`; `ConfigError` names every option that does not fit."""
+    if name not in MODELS:
+        close = get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"no network is called {name!r}, expected one of {', '.join(MODELS)}{hint}")
+    known = MODELS[name][0].model_fields
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        close = get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        expected = ", ".join(key for key in known if key != "kind")
+        raise ConfigError(f"{name} has no option {unknown[0]!r}.{hint} It has: {expected}.")
+    try:
+        return parse_config({**options, "kind": name})
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as sentences: which option, what is wrong, what was given."""
+    said = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "options"
+        said.append(f"{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})")
+    return "; ".join(said)
+
+
+def build(name: str | BaseModel, *, like: Like | None = None, seed: int | None = None, **options: Any) -> nn.Module:
+    """A network by name with options, or from a config; `like` data gives channels of the image and classes.
+
+    seed: seeds the initial weights without touching the global generator.
+    """
+    if like is not None:
+        options = {"in_channels": like.channels, "classes": like.num_classes} | options
+    config = configure(name, **options) if isinstance(name, str) else name
+    make = MODELS[config.kind][1]  # type: ignore[attr-defined]
+    if seed is None:
+        model = make(config)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = make(config)
+    name_blocks(model)
+    return model
+
+
+@contextmanager
+def swap_solver(model: nn.Module, solver: Fixed | Adaptive | None = None, **changes: Any) -> Iterator[nn.Module]:
+    """Run the same weights with another solver, or with single settings of each block's own solver changed.
+
+        with swap_solver(model, step_gradient="frozen"): ...
+        with swap_solver(model, Fixed(method="rk4", num_steps=8)): ...
+
+    Whatever happens inside, the solvers are as before afterwards. A model without ODE blocks is an error: a check that
+    silently compares a model with itself would prove nothing.
+    """
+    blocks = list(ode_blocks(model).values())
+    if not blocks:
+        raise ValueError(
+            f"swap_solver: {type(model).__name__} has no ODE block, so there is no solver to swap. "
+            "Guard the call with sonet.blocks.ode_blocks(model)."
+        )
+    before = [block.solver for block in blocks]
+    after = []
+    for block in blocks:
+        base = solver or block.solver
+        known = type(base).model_fields
+        unknown = [key for key in changes if key not in known]
+        if unknown:
+            raise ConfigError(
+                f"swap_solver: {type(base).__name__} has no setting {unknown[0]!r}, it has {', '.join(known)}. "
+                "Give a whole solver, e.g. Adaptive(...), to change its kind."
+            )
+        try:
+            after.append(type(base).model_validate(base.model_dump() | changes))
+        except ValidationError as error:
+            raise ConfigError(f"swap_solver: {explain(error)}") from None
+    try:
+        for block, new in zip(blocks, after, strict=True):
+            block.solver = new
+        yield model
+    finally:
+        for block, old in zip(blocks, before, strict=True):
+            block.solver = old

@@ -1,0 +1,226 @@
+"""`integrate`: from a field, a state and a solver to a solution. The one place where time passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sonet.solvers.control import Adaptive, Fixed
+from sonet.solvers.interpolation import quartic
+from sonet.solvers.ledger import Ledger, OnFailure, Underway
+from sonet.solvers.solution import Solution, Status
+from sonet.solvers.step import Trial, per_sample, step_by, trial_step
+from sonet.solvers.step_size import error_ratio, initial_step, make_pool, next_step
+from sonet.types import Field, State
+
+
+def integrate(
+    field: Field,
+    state: State,
+    solver: Fixed | Adaptive,
+    *,
+    t0: float = 0.0,
+    t1: float = 1.0,
+    on_failure: OnFailure = "nan",
+    name: str = "integrate",
+) -> Solution:
+    r"""Solve dy/dt = f(t, y), y(t0) = `state`, to t1 (earlier than t0 integrates backwards in time).
+
+    Args:
+        field: f(t, state) -> derivative of the same shapes. t has shape (N,): with per-sample steps the samples of a
+            batch stand at different times. f must treat samples independently, and keep treating them so when only
+            some of a batch are passed to it: finished samples are no longer evaluated.
+        state: tensors with a common first dimension N >= 1, floating point; they are never flattened into one.
+        solver: `Fixed` or `Adaptive`; it says also which step sizes carry gradient.
+        on_failure: "nan" gives NaN and a status for the samples that fail and lets the others finish; "raise" gives
+            a `SolveError` instead.
+        name: who is solving, for error messages.
+
+    Times and step sizes are float64 whatever the state's dtype. A trial step that is not finite is discarded whole,
+    shrunk and taken again, so that it never enters the graph.
+    """
+    batch = _check(state, name)
+    direction = 1.0 if t1 >= t0 else -1.0
+    span = abs(t1 - t0)
+    dtype = state[0].dtype
+
+    def directed(s: Tensor, y: State) -> State:
+        slope = field((t0 + direction * s).to(dtype), y)
+        return slope if direction > 0 else tuple(-part for part in slope)
+
+    ledger = Ledger(batch, direction, t0, on_failure, name)
+    s = torch.zeros(batch, dtype=torch.float64, device=state[0].device)
+    slope = _first_slope(directed, s, state, name)
+    count = torch.zeros(batch, dtype=torch.int64, device=s.device)
+    those = Underway(torch.arange(batch, device=s.device), s, s, state, slope, count + 1, count, count)
+    those = _set_aside(those, ~_finite((*those.y, *those.slope)), Status.NOT_FINITE, ledger)
+    if span == 0 and len(those.samples):
+        ledger.land(those, those.y)
+    elif len(those.samples):
+        (_fixed if isinstance(solver, Fixed) else _adaptive)(directed, those, solver, span, ledger)  # type: ignore[operator]
+    return ledger.solution()
+
+
+def _fixed(field: Field, those: Underway, solver: Fixed, span: float, ledger: Ledger) -> None:
+    tableau = solver.tableau
+    h = torch.full_like(those.s, span / solver.num_steps)
+    everyone = torch.ones_like(h, dtype=torch.bool)
+    for taken in range(solver.num_steps):
+        trial = trial_step(field, tableau, those.s, h, those.y, those.slope)
+        last = taken + 1 == solver.num_steps
+        s = torch.full_like(h, span * (taken + 1) / solver.num_steps)
+        slope = trial.stages[-1] if tableau.fsal or last else field(s, trial.y1)
+        evaluated = tableau.stages - 1 + (0 if tableau.fsal or last else 1)
+        those = Underway(
+            those.samples,
+            s,
+            h,
+            trial.y1,
+            slope,
+            those.evaluations + evaluated,
+            those.accepted + 1,
+            those.rejected,
+        )
+        ledger.step(those.samples, h, everyone)
+    those = _set_aside(those, ~_finite(those.y), Status.NOT_FINITE, ledger)
+    if len(those.samples):
+        ledger.land(those, those.y)
+
+
+def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledger: Ledger) -> None:
+    tableau, dense = solver.tableau, solver.end == "dense"
+    graph = torch.is_grad_enabled()
+    differentiated = graph and solver.step_gradient == "differentiated"
+    smallest = 4 * torch.finfo(those.y[0].dtype).eps * span
+
+    with torch.set_grad_enabled(graph and solver.step_gradient != "frozen"):
+        if solver.first_step is not None:
+            those.h = torch.full_like(those.s, solver.first_step)
+        else:
+            pool = make_pool(solver.scope, those.samples)
+            those.h = initial_step(field, those.s, those.y, those.slope, solver, pool)
+            those.evaluations = those.evaluations + 1
+
+    while len(those.samples):
+        spent = those.accepted + those.rejected >= solver.max_steps
+        those = _set_aside(those, spent, Status.TOO_MANY_STEPS, ledger)
+        if not len(those.samples):
+            return
+        pool = make_pool(solver.scope, those.samples)
+        # Within rounding of the end, stretch the step rather than leave a sliver.
+        reaches = those.s + those.h >= span * (1 if dense else 1 - 1e-10)
+        h = those.h if dense else torch.where(reaches, span - those.s, those.h)
+        trial = trial_step(field, tableau, those.s, h, those.y, those.slope)
+        with torch.set_grad_enabled(differentiated):
+            ratio = error_ratio(trial, those.y, h, solver, pool)
+        evaluations = those.evaluations + tableau.stages - 1
+
+        finite = torch.isfinite(ratio)
+        if not finite.all():
+            those = _retry_smaller(those, trial, h.detach(), finite, solver, smallest, ledger)
+            continue
+
+        with torch.set_grad_enabled(differentiated):
+            following = next_step(h, ratio, solver)
+        accept = ratio <= 1
+        done = accept & reaches
+        if tableau.fsal:
+            slope = trial.stages[-1]
+        elif dense or not bool(done.all()):
+            slope = field(those.s + h, trial.y1)
+            evaluations = evaluations + (accept if dense else accept & ~done)
+        else:
+            slope = those.slope
+        ledger.step(those.samples, h, accept)
+
+        start, start_s, start_slope = those.y, those.s, those.slope
+        whole = bool(accept.all())
+        those = Underway(
+            those.samples,
+            those.s + h if whole else torch.where(accept, those.s + h, those.s),
+            following,
+            trial.y1 if whole else _choose(accept, trial.y1, those.y),
+            slope if whole else _choose(accept, slope, those.slope),
+            evaluations,
+            those.accepted + accept,
+            those.rejected + ~accept,
+        )
+        if bool(done.any()):
+            everyone = bool(done.all())
+            state = _read_end(start, start_slope, trial, slope, start_s, h, span, solver) if dense else those.y
+            if not everyone:
+                index = done.nonzero().squeeze(1)
+                state = tuple(part.index_select(0, index) for part in state)
+            ledger.land(those if everyone else those.keep(done), state)
+            those = those.keep(~done)
+        stuck = following[~done].detach() < smallest
+        those = _set_aside(those, stuck, Status.STEP_UNDERFLOW, ledger)
+
+
+def _retry_smaller(
+    those: Underway, trial: Trial, h: Tensor, finite: Tensor, solver: Adaptive, smallest: float, ledger: Ledger
+) -> Underway:
+    """A trial overflowed: shrink the steps of those who share it, and give up on the culprits below `smallest`."""
+    those.h = torch.where(finite, those.h.detach(), h * solver.shrink)
+    those.rejected = those.rejected + ~finite
+    those.evaluations = those.evaluations + torch.where(finite, 0, solver.tableau.stages - 1)
+    stuck = ~finite & (those.h < smallest)
+    culprits = stuck & ~_finite((*trial.y1, *(part for stage in trial.stages for part in stage)))
+    return _set_aside(those, culprits if bool(culprits.any()) else stuck, Status.NOT_FINITE, ledger)
+
+
+def _read_end(
+    y: State, slope: State, trial: Trial, slope1: State, s: Tensor, h: Tensor, span: float, solver: Adaptive
+) -> State:
+    """The state at the end, inside the last step, by dense output."""
+    middle = solver.tableau.middle
+    assert middle is not None  # Adaptive admits end="dense" only for methods that have one
+    x = (span - s) / h
+    middles = step_by(y, h, middle, trial.stages)
+    return tuple(
+        quartic(y0, mid, y1, f0, f1, per_sample(h, y0), per_sample(x, y0))
+        for y0, mid, y1, f0, f1 in zip(y, middles, trial.y1, slope, slope1, strict=True)
+    )
+
+
+def _choose(which: Tensor, yes: State, no: State) -> State:
+    return tuple(
+        torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True)
+    )
+
+
+def _finite(tensors: State) -> Tensor:
+    """(N,) bool: whether all of a sample's numbers are finite."""
+    return torch.stack([torch.isfinite(part).flatten(1).all(1) for part in tensors]).all(0)
+
+
+def _set_aside(those: Underway, failed: Tensor, status: Status, ledger: Ledger) -> Underway:
+    if not bool(failed.any()):
+        return those
+    ledger.fail(those.keep(failed), status)
+    return those.keep(~failed)
+
+
+def _first_slope(field: Field, s: Tensor, state: State, name: str) -> State:
+    slope = field(s, state)
+    got, expected = [tuple(part.shape) for part in slope], [tuple(part.shape) for part in state]
+    if got != expected:
+        raise ValueError(
+            f"{name}: the field returned shapes {got}, expected those of the state, {expected}. "
+            "A derivative has its state's shape; return a tuple of tensors, one for each part."
+        )
+    return slope
+
+
+def _check(state: State, name: str) -> int:
+    if not isinstance(state, tuple) or not state:
+        raise TypeError(f"{name}: expected the state as a tuple of tensors, got {type(state).__name__}; wrap it: (y,).")
+    sizes = {part.shape[0] if part.dim() else 0 for part in state}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            f"{name}: expected tensors with a common first dimension N >= 1, got shapes "
+            f"{[tuple(part.shape) for part in state]}. The first dimension numbers the samples."
+        )
+    if not all(part.is_floating_point() for part in state):
+        raise TypeError(f"{name}: expected floating-point tensors, got {[str(part.dtype) for part in state]}.")
+    return int(sizes.pop())

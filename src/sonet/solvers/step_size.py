@@ -1,0 +1,95 @@
+"""Step sizes: the first guess, the error ratio, and the next size; pooled over a sample, a group or the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sonet.solvers.control import Adaptive
+from sonet.solvers.step import Trial, combine, per_sample
+from sonet.types import Field, State
+
+Pool = Callable[[Tensor], Tensor]
+"""Averages (N,) mean squares over those who share a step; gives (N,) with equal values within a share."""
+
+
+def make_pool(scope: str | int, samples: Tensor) -> Pool:
+    """The pooling of `scope` for the samples still under way; `samples`: (N,) their places in the whole batch."""
+    if scope == "sample":
+        return lambda mean_squares: mean_squares
+    if scope == "batch":
+        return lambda mean_squares: mean_squares.mean().expand_as(mean_squares)
+    group = torch.div(samples, int(scope), rounding_mode="floor")
+    members, group = torch.unique(group, return_inverse=True)
+    counts = torch.bincount(group, minlength=len(members)).to(torch.float64)
+
+    def pool(mean_squares: Tensor) -> Tensor:
+        sums = torch.zeros(len(members), dtype=mean_squares.dtype, device=mean_squares.device)
+        return (sums.index_add(0, group, mean_squares) / counts.to(mean_squares.dtype)).index_select(0, group)
+
+    return pool
+
+
+def _root(squares: Tensor) -> Tensor:
+    """sqrt with gradient 0, not NaN, at 0."""
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+
+
+def _rms(values: Tensor, pool: Pool) -> Tensor:
+    """RMS of each share, (N,) float64; the shape of a sample is averaged first, its share second."""
+    return _root(pool(values.square().flatten(1).mean(1).to(torch.float64)))
+
+
+def _largest(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).amax(0) if len(values) > 1 else values[0]
+
+
+def initial_step(field: Field, t: Tensor, y: State, slope: State, control: Adaptive, pool: Pool) -> Tensor:
+    r"""First step size, (N,) float64 (Hairer, Norsett, Wanner 1993, II.4). Costs one evaluation of the field.
+
+        h_0 = 0.01 |y| / |f|,   h_1 = (0.01 / max(|f|, |f(t + h_0, y + h_0 f) - f| / h_0))^(1 / order),
+        h   = min(100 h_0, h_1)
+
+    in norms scaled by atol + rtol |y|. `control.initial` says how the norms of several tensors meet in h_0.
+    """
+    scale = [control.atol + control.rtol * part.abs() for part in y]
+    d0 = [_rms(part / s, pool) for part, s in zip(y, scale, strict=True)]
+    d1 = [_rms(part / s, pool) for part, s in zip(slope, scale, strict=True)]
+    state_norm, slope_norm = _largest(d0), _largest(d1)
+    tiny = (state_norm < 1e-5) | (slope_norm < 1e-5)
+    if control.initial == "joint":
+        guess = state_norm / torch.where(tiny, 1.0, slope_norm)
+    else:
+        # A tensor that stands still (slope 0) says nothing about the step.
+        guess = _largest([torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0) for a, b in zip(d0, d1, strict=True)])
+    h0 = torch.where(tiny, 1e-6, 0.01 * guess)
+    ahead = tuple(torch.addcmul(part, s, per_sample(h0, part)) for part, s in zip(y, slope, strict=True))
+    change = [a - b for a, b in zip(field(t + h0, ahead), slope, strict=True)]
+    bend = _largest([_rms(part / s, pool) for part, s in zip(change, scale, strict=True)]) / h0
+    steepest = torch.maximum(slope_norm, bend)
+    flat = steepest <= 1e-15
+    h1 = (0.01 / torch.where(flat, 1.0, steepest)) ** (1 / control.tableau.order)
+    return torch.minimum(100 * h0, torch.where(flat, torch.clamp(h0 * 1e-3, min=1e-6), h1))
+
+
+def error_ratio(trial: Trial, y: State, h: Tensor, control: Adaptive, pool: Pool) -> Tensor:
+    """Estimated error over tolerance, (N,) float64; a step is accepted when it is at most 1."""
+    weights = control.tableau.error
+    assert weights is not None  # Adaptive admits embedded pairs only
+    ratios = []
+    for i, (before, after) in enumerate(zip(y, trial.y1, strict=True)):
+        tolerance = control.atol + control.rtol * torch.maximum(before.abs(), after.abs())
+        error = combine(weights, [stage[i] for stage in trial.stages]) * per_sample(h, before)
+        ratios.append(_rms(error / tolerance, pool))
+    return _largest(ratios)
+
+
+def next_step(h: Tensor, ratio: Tensor, control: Adaptive) -> Tensor:
+    """h * clamp(safety ratio^(-1/order), shrink, grow); an accepted step does not shrink the next one. All (N,)."""
+    exact = ratio == 0
+    factor = control.safety * torch.where(exact, 1.0, ratio) ** (-1 / control.tableau.order)
+    factor = torch.where(ratio < 1, factor.clamp(1.0, control.grow), factor.clamp(control.shrink, control.grow))
+    return h * torch.where(exact, control.grow, factor)

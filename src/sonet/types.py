@@ -65,4 +65,6 @@ class Proportion:
         shrink = 1 + z * z / n
         centre = (p + z * z / (2 * n)) / shrink
         half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (0.0 if self.count == 0 else max(0.0, centre - half)), (1.0 if self.count == n else min(1.0, centre + half))
+        low = 0.0 if self.count == 0 else max(0.0, centre - half)
+        high = 1.0 if self.count == n else min(1.0, centre + half)
+        return low, high

@@ -1,4 +1,4 @@
-"""Right-hand sides of the ODE blocks: skew-symmetric convolution and dense layers, and ODENet's convolutions in time."""
+"""Right-hand sides of the ODE blocks: skew-symmetric convolution and dense layers, and ODENet's field."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class SkewConv(nn.Module):
         super().__init__()
         if stride not in (1, 2):
             raise ValueError(f"SkewConv: expected stride 1 or 2, got {stride}: the kernel is 3 x 3 or 4 x 4 for these.")
-        if gamma < 0:
-            raise ValueError(f"SkewConv: expected gamma >= 0, got {gamma}; a negative damping makes the block unstable.")
+        if not 0 <= gamma < math.inf:
+            raise ValueError(f"SkewConv: expected a finite gamma >= 0, got {gamma}; negative damping is unstable.")
         self.stride, self.gamma, self.slope = stride, gamma, slope
         size = 3 if stride == 1 else 4
         self.kernel = nn.Parameter(torch.empty(out_channels, in_channels, size, size))
@@ -130,7 +130,7 @@ class ConvInTime(nn.Module):
 
 
 class ODENetField(nn.Module):
-    """Right-hand side of ODENet (Chen et al. 2018): norm, ReLU, conv, norm, ReLU, conv, norm, time a channel of each conv.
+    """Right-hand side of ODENet (Chen et al. 2018): norm, ReLU, conv, norm, ReLU, conv, norm. Time is a channel.
 
     State: one tensor (N, C, H, W).
     """

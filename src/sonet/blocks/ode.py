@@ -47,7 +47,14 @@ class ODEBlock(nn.Module):
 
 
 def skew_conv_block(
-    in_channels: int, out_channels: int, stride: int, solver: Fixed | Adaptive, *, gamma: float, slope: float, norm: bool
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    solver: Fixed | Adaptive,
+    *,
+    gamma: float,
+    slope: float,
+    norm: bool,
 ) -> ODEBlock:
     """SONet's block: (N, C_in, H, W) -> y(1), (N, C_out, H', W')."""
     field = SkewConv(in_channels, out_channels, stride, gamma=gamma, slope=slope, norm=norm)

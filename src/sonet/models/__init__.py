@@ -2,7 +2,7 @@
 
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
 from sonet.models.config import ModelConfig, parse_config
-from sonet.models.registry import MODELS, ConfigError, build, configure, explain, swap_solver
+from sonet.models.registry import MODELS, ConfigError, build, configure, explain, swap_solver, variant
 from sonet.models.sonet import SONet
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "explain",
     "parse_config",
     "swap_solver",
+    "variant",
 ]

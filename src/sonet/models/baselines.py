@@ -90,7 +90,10 @@ class WideResNet(nn.Module):
 
 
 class ODENet(nn.Module):
-    """Input channels repeated to c, ODE blocks, norm, pool to 3 x 3, linear (Chen et al. 2018; Huang et al. 2020)."""
+    """Input channels repeated to c, ODE blocks, norm, pool to 3 x 3, linear (Chen et al. 2018; Huang et al. 2020).
+
+    No weight has the shape of the input's channels, so that they are checked here.
+    """
 
     def __init__(self, config: ODENetConfig) -> None:
         super().__init__()
@@ -100,5 +103,7 @@ class ODENet(nn.Module):
         self.head = nn.Linear(9 * config.channels, config.classes)
 
     def forward(self, images: Images) -> Logits:
+        if images.shape[1] != self.config.in_channels:
+            raise ValueError(f"ODENet: expected images with {self.config.in_channels} channels, got {images.shape[1]}.")
         x = self.blocks(repeat_channels(images, self.config.channels))
         return self.head(F.adaptive_avg_pool2d(self.norm(x), 3).flatten(1))  # type: ignore[no-any-return]

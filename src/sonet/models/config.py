@@ -1,4 +1,4 @@
-"""What a network is made of, one config a kind: validated, JSON-able, unknown keys refused, every key read by a model."""
+"""What a network is made of, one config a kind: validated, JSON-able, unknown keys refused, every key read."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sonet.solvers import Adaptive, Solver
 
 
 class _Network(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    in_channels: PositiveInt = Field(3, description="channels of an image")
-    classes: int = Field(10, ge=2, description="number of classes")
+    in_channels: PositiveInt = Field(default=3, description="channels of an image")
+    classes: int = Field(default=10, ge=2, description="number of classes")
 
 
 class _Staged(_Network):
-    """Stages of blocks: stage i has `blocks[i]` blocks, the first of stride `strides[i]`; channels double at stride 2."""
+    """Stages of blocks: stage i has `blocks[i]`, the first of stride `strides[i]`; channels double at stride 2."""
 
-    channels: PositiveInt = Field(32, description="channels after the first layer")
-    blocks: tuple[PositiveInt, ...] = Field((1, 1, 1, 1), min_length=1, description="blocks in each stage")
-    strides: tuple[Literal[1, 2], ...] = Field((1, 2, 2, 2), min_length=1, description="stride of each stage")
+    channels: PositiveInt = Field(default=32, description="channels after the first layer")
+    blocks: tuple[PositiveInt, ...] = Field(default=(1, 1, 1, 1), min_length=1, description="blocks in each stage")
+    strides: tuple[Literal[1, 2], ...] = Field(default=(1, 2, 2, 2), min_length=1, description="stride of each stage")
 
     @model_validator(mode="after")
     def _stages_match(self) -> _Staged:
@@ -32,17 +32,17 @@ class _Staged(_Network):
 
 
 class _Skew(BaseModel):
-    gamma: float = Field(0.0, ge=0, description="damping of the field; 0 in the paper")
-    slope: float = Field(SLOPE, gt=0, le=1, description="slope of LeakyReLU left of zero")
-    norm: bool = Field(True, description="GroupNorm in the field, as the paper's code has it")
-    solver: Solver = Field(default_factory=Adaptive, description="how ODE blocks are solved")
+    gamma: float = Field(default=0.0, ge=0, description="damping of the field; 0 in the paper")
+    slope: float = Field(default=SLOPE, gt=0, le=1, description="slope of LeakyReLU left of zero")
+    norm: bool = Field(default=True, description="GroupNorm in the field, as the paper's code has it")
+    solver: Solver = Field(default=Adaptive(), description="how ODE blocks are solved")
 
 
 class SONetConfig(_Staged, _Skew):
     """SONet (Huang et al. 2020): every layer a skew-symmetric ODE block; the paper's has blocks (2, 2, 2, 2)."""
 
     kind: Literal["sonet"] = "sonet"
-    blocks: tuple[PositiveInt, ...] = Field((2, 2, 2, 2), min_length=1, description="blocks in each stage")
+    blocks: tuple[PositiveInt, ...] = Field(default=(2, 2, 2, 2), min_length=1, description="blocks in each stage")
 
 
 class SOBlockResNet10Config(_Staged, _Skew):
@@ -60,9 +60,9 @@ class ResNet10Config(_Staged):
 class _Wide(_Network):
     """The paper's is 34-10: depth 34, widen 10."""
 
-    depth: int = Field(34, description="6n + 4 layers")
-    widen: PositiveInt = Field(10, description="factor on the channels 16, 32, 64")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside blocks")
+    depth: int = Field(default=34, description="6n + 4 layers")
+    widen: PositiveInt = Field(default=10, description="factor on the channels 16, 32, 64")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout inside blocks")
 
     @model_validator(mode="after")
     def _depth_fits(self) -> _Wide:
@@ -87,18 +87,13 @@ class ODENetConfig(_Network):
     """ODENet (Chen et al. 2018, as in the paper's comparison): repeated channels, ten ODE blocks, pool to 3 x 3."""
 
     kind: Literal["odenet"] = "odenet"
-    channels: PositiveInt = Field(54, description="channels of every block")
-    num_blocks: PositiveInt = Field(10, description="ODE blocks")
-    solver: Solver = Field(default_factory=Adaptive, description="how ODE blocks are solved")
+    channels: PositiveInt = Field(default=54, description="channels of every block")
+    num_blocks: PositiveInt = Field(default=10, description="ODE blocks")
+    solver: Solver = Field(default=Adaptive(), description="how ODE blocks are solved")
 
 
 ModelConfig = Annotated[
-    SONetConfig
-    | SOBlockResNet10Config
-    | SOBlockWideResNetConfig
-    | ODENetConfig
-    | ResNet10Config
-    | WideResNetConfig,
+    SONetConfig | SOBlockResNet10Config | SOBlockWideResNetConfig | ODENetConfig | ResNet10Config | WideResNetConfig,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from pydantic import BaseModel, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from sonet.blocks import name_blocks, ode_blocks
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
@@ -20,7 +20,6 @@ from sonet.models.config import (
     SOBlockWideResNetConfig,
     SONetConfig,
     WideResNetConfig,
-    parse_config,
 )
 from sonet.models.sonet import SONet
 from sonet.solvers import Adaptive, Fixed
@@ -54,15 +53,15 @@ def configure(name: str, **options: Any) -> Any:
         close = get_close_matches(name, MODELS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"no network is called {name!r}, expected one of {', '.join(MODELS)}{hint}")
-    known = MODELS[name][0].model_fields
+    kind = MODELS[name][0]
+    known = [key for key in kind.model_fields if key != "kind"]
     unknown = [key for key in options if key not in known]
     if unknown:
-        close = get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        expected = ", ".join(key for key in known if key != "kind")
-        raise ConfigError(f"{name} has no option {unknown[0]!r}.{hint} It has: {expected}.")
+        close = [match for key in unknown for match in get_close_matches(key, known, n=1)]
+        hint = f" Did you mean {' and '.join(map(repr, close))}?" if close else ""
+        raise ConfigError(f"{name} has no option {', '.join(map(repr, unknown))}.{hint} It has: {', '.join(known)}.")
     try:
-        return parse_config({**options, "kind": name})
+        return kind.model_validate(options)
     except ValidationError as error:
         raise ConfigError(f"{name}: {explain(error)}") from None
 
@@ -76,23 +75,39 @@ def explain(error: ValidationError) -> str:
     return "; ".join(said)
 
 
-def build(name: str | BaseModel, *, like: Like | None = None, seed: int | None = None, **options: Any) -> nn.Module:
-    """A network by name with options, or from a config; `like` data gives channels of the image and classes.
+def build(name: Any, *, like: Like | None = None, seed: int | None = None, **options: Any) -> nn.Module:
+    """A network by name with options, or from a config, which has them all; `like` data gives channels and classes.
 
-    seed: seeds the initial weights without touching the global generator.
+    seed: seeds the initial weights, drawn on the CPU, without touching any global generator.
     """
     if like is not None:
         options = {"in_channels": like.channels, "classes": like.num_classes} | options
+    if options and not isinstance(name, str):
+        raise ConfigError(
+            f"build: got a whole {type(name).__name__} and besides {', '.join(options)}, which it would override. "
+            "Put them into the config, or give the network's name."
+        )
     config = configure(name, **options) if isinstance(name, str) else name
-    make = MODELS[config.kind][1]  # type: ignore[attr-defined]
+    make = MODELS[config.kind][1]
     if seed is None:
         model = make(config)
     else:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Not torch.manual_seed, which also seeds the generators of the GPUs, and nothing here restores those.
+            torch.default_generator.manual_seed(seed)
             model = make(config)
     name_blocks(model)
     return model
+
+
+def variant(model: nn.Module, solver: Fixed | Adaptive | None = None, **changes: Any) -> Callable[[Tensor], Tensor]:
+    """The model under `swap_solver` as a classifier of its own: for attacks that craft on it and judge the deployed."""
+
+    def classifier(images: Tensor) -> Tensor:
+        with swap_solver(model, solver, **changes):
+            return model(images)  # type: ignore[no-any-return]
+
+    return classifier
 
 
 @contextmanager

@@ -6,4 +6,15 @@ from sonet.solvers.methods import METHODS
 from sonet.solvers.solution import Solution, SolveError, Status
 from sonet.solvers.tableau import Tableau
 
-__all__ = ["METHODS", "Adaptive", "Fixed", "Solution", "SolveError", "Solver", "Status", "Tableau", "integrate", "paper"]
+__all__ = [
+    "METHODS",
+    "Adaptive",
+    "Fixed",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "Status",
+    "Tableau",
+    "integrate",
+    "paper",
+]

@@ -26,7 +26,7 @@ def _known(method: str) -> Tableau:
 class Fixed(BaseModel):
     """`num_steps` equal steps of `method` from start to end: no control, nothing to differentiate but the steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["fixed"] = "fixed"
     method: str = "rk4"
@@ -70,7 +70,7 @@ class Adaptive(BaseModel):
         max_steps: trial steps (accepted or not) after which a sample fails.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["adaptive"] = "adaptive"
     method: str = "dopri5"
@@ -81,9 +81,9 @@ class Adaptive(BaseModel):
     end: End = "clip"
     initial: Literal["joint", "tensorwise"] = "joint"
     first_step: PositiveFloat | None = None
-    safety: float = Field(0.9, gt=0, le=1)
-    shrink: float = Field(0.2, gt=0, lt=1)
-    grow: float = Field(10.0, gt=1)
+    safety: float = Field(default=0.9, gt=0, le=1)
+    shrink: float = Field(default=0.2, gt=0, lt=1)
+    grow: float = Field(default=10.0, gt=1)
     max_steps: PositiveInt = 1000
 
     @model_validator(mode="after")

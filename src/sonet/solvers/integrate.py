@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def integrate(
     Times and step sizes are float64 whatever the state's dtype. A trial step that is not finite is discarded whole,
     shrunk and taken again, so that it never enters the graph.
     """
-    batch = _check(state, name)
+    batch = _check(state, t0, t1, name)
     direction = 1.0 if t1 >= t0 else -1.0
     span = abs(t1 - t0)
     dtype = state[0].dtype
@@ -54,10 +56,16 @@ def integrate(
     count = torch.zeros(batch, dtype=torch.int64, device=s.device)
     those = Underway(torch.arange(batch, device=s.device), s, s, state, slope, count + 1, count, count)
     those = _set_aside(those, ~_finite((*those.y, *those.slope)), Status.NOT_FINITE, ledger)
-    if span == 0 and len(those.samples):
-        ledger.land(those, those.y)
-    elif len(those.samples):
-        (_fixed if isinstance(solver, Fixed) else _adaptive)(directed, those, solver, span, ledger)  # type: ignore[operator]
+    if 0 < len(those.samples) < batch:
+        # In one graph with the failed, the others' gradient of the weights would be NaN: 0 * NaN is NaN.
+        those.slope = directed(those.s, those.y)
+    if len(those.samples):
+        if span == 0:
+            ledger.land(those, those.y)
+        elif isinstance(solver, Fixed):
+            _fixed(directed, those, solver, span, ledger)
+        else:
+            _adaptive(directed, those, solver, span, ledger)
     return ledger.solution()
 
 
@@ -82,9 +90,7 @@ def _fixed(field: Field, those: Underway, solver: Fixed, span: float, ledger: Le
             those.rejected,
         )
         ledger.step(those.samples, h, everyone)
-    those = _set_aside(those, ~_finite(those.y), Status.NOT_FINITE, ledger)
-    if len(those.samples):
-        ledger.land(those, those.y)
+    _land(those, those.y, ledger)
 
 
 def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledger: Ledger) -> None:
@@ -97,8 +103,7 @@ def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledg
         if solver.first_step is not None:
             those.h = torch.full_like(those.s, solver.first_step)
         else:
-            pool = make_pool(solver.scope, those.samples)
-            those.h = initial_step(field, those.s, those.y, those.slope, solver, pool)
+            those.h = _first_step(field, those, solver)
             those.evaluations = those.evaluations + 1
 
     while len(those.samples):
@@ -117,65 +122,105 @@ def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledg
 
         finite = torch.isfinite(ratio)
         if not finite.all():
-            those = _retry_smaller(those, trial, h.detach(), finite, solver, smallest, ledger)
+            those = _retry_smaller(those, trial, h, finite, evaluations, solver, smallest, ledger)
             continue
 
         with torch.set_grad_enabled(differentiated):
             following = next_step(h, ratio, solver)
         accept = ratio <= 1
         done = accept & reaches
+        whole = bool(accept.all())
+        s = those.s + h if whole else torch.where(accept, those.s + h, those.s)
+        y = trial.y1 if whole else _choose(accept, trial.y1, those.y)
+        slope = those.slope
+        needed = accept if dense else accept & ~done
         if tableau.fsal:
             slope = trial.stages[-1]
-        elif dense or not bool(done.all()):
-            slope = field(those.s + h, trial.y1)
-            evaluations = evaluations + (accept if dense else accept & ~done)
-        else:
-            slope = those.slope
+        elif bool(needed.any()):
+            # At y, not at y_1: where a step was rejected the field may overflow there.
+            slope = field(s, y)
+            evaluations = evaluations + needed
+            broken = ~_finite(slope)
+            if bool(broken.any()):
+                finite = torch.isfinite(pool(torch.where(broken, torch.nan, torch.zeros_like(ratio))))
+                trial = Trial(trial.y1, (*trial.stages, slope))
+                those = _retry_smaller(those, trial, h, finite, evaluations, solver, smallest, ledger)
+                continue
         ledger.step(those.samples, h, accept)
 
         start, start_s, start_slope = those.y, those.s, those.slope
-        whole = bool(accept.all())
         those = Underway(
             those.samples,
-            those.s + h if whole else torch.where(accept, those.s + h, those.s),
+            s,
             following,
-            trial.y1 if whole else _choose(accept, trial.y1, those.y),
+            y,
             slope if whole else _choose(accept, slope, those.slope),
             evaluations,
             those.accepted + accept,
             those.rejected + ~accept,
         )
         if bool(done.any()):
-            everyone = bool(done.all())
-            state = _read_end(start, start_slope, trial, slope, start_s, h, span, solver) if dense else those.y
-            if not everyone:
-                index = done.nonzero().squeeze(1)
-                state = tuple(part.index_select(0, index) for part in state)
-            ledger.land(those if everyone else those.keep(done), state)
+            state = those.y
+            if dense:
+                # Those not yet there are read at x = 0: far outside their step the quartic's powers overflow.
+                x = torch.where(done, (span - start_s) / h, 0.0)
+                state = _read_end(start, start_slope, trial, slope, h, x, solver)
+            if bool(done.all()):
+                _land(those, state, ledger)
+                return
+            index = done.nonzero().squeeze(1)
+            _land(those.keep(done), tuple(part.index_select(0, index) for part in state), ledger)
             those = those.keep(~done)
-        stuck = following[~done].detach() < smallest
+        # An accepted step may be as small as it likes: the next one is larger.
+        stuck = (~accept & (following.detach() < smallest))[~done]
         those = _set_aside(those, stuck, Status.STEP_UNDERFLOW, ledger)
 
 
+def _first_step(field: Field, those: Underway, solver: Adaptive) -> Tensor:
+    """The rule's first step, (N,), or 1e-6 where the field overflowed at the point ahead at which the rule looks.
+
+    The rule is then asked again for the others alone, so that what overflowed never enters the graph.
+    """
+    h = initial_step(field, those.s, those.y, those.slope, solver, make_pool(solver.scope, those.samples))
+    usable = torch.isfinite(h) & (h > 0)
+    if bool(usable.all()):
+        return h
+    smallest = torch.full_like(those.s, 1e-6)
+    if not bool(usable.any()):
+        return smallest
+    rest = those.keep(usable)
+    h = initial_step(field, rest.s, rest.y, rest.slope, solver, make_pool(solver.scope, rest.samples))
+    return smallest.index_copy(0, usable.nonzero().squeeze(1), h)
+
+
 def _retry_smaller(
-    those: Underway, trial: Trial, h: Tensor, finite: Tensor, solver: Adaptive, smallest: float, ledger: Ledger
+    those: Underway,
+    trial: Trial,
+    h: Tensor,
+    finite: Tensor,
+    evaluations: Tensor,
+    solver: Adaptive,
+    smallest: float,
+    ledger: Ledger,
 ) -> Underway:
-    """A trial overflowed: shrink the steps of those who share it, and give up on the culprits below `smallest`."""
-    those.h = torch.where(finite, those.h.detach(), h * solver.shrink)
+    """A trial overflowed: shrink the steps of those who share it, and give up on the culprits below `smallest`.
+
+    The others try again as if nothing had happened, the gradient of their step size included.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and solver.step_gradient == "differentiated"):
+        smaller = h * solver.shrink
+    those.h = torch.where(finite, those.h, smaller)
     those.rejected = those.rejected + ~finite
-    those.evaluations = those.evaluations + torch.where(finite, 0, solver.tableau.stages - 1)
-    stuck = ~finite & (those.h < smallest)
+    those.evaluations = torch.where(finite, those.evaluations, evaluations)
+    stuck = ~finite & (smaller.detach() < smallest)
     culprits = stuck & ~_finite((*trial.y1, *(part for stage in trial.stages for part in stage)))
     return _set_aside(those, culprits if bool(culprits.any()) else stuck, Status.NOT_FINITE, ledger)
 
 
-def _read_end(
-    y: State, slope: State, trial: Trial, slope1: State, s: Tensor, h: Tensor, span: float, solver: Adaptive
-) -> State:
-    """The state at the end, inside the last step, by dense output."""
+def _read_end(y: State, slope: State, trial: Trial, slope1: State, h: Tensor, x: Tensor, solver: Adaptive) -> State:
+    """The state inside the step just taken, at the share x, (N,), of its size, by dense output."""
     middle = solver.tableau.middle
     assert middle is not None  # Adaptive admits end="dense" only for methods that have one
-    x = (span - s) / h
     middles = step_by(y, h, middle, trial.stages)
     return tuple(
         quartic(y0, mid, y1, f0, f1, per_sample(h, y0), per_sample(x, y0))
@@ -191,7 +236,7 @@ def _choose(which: Tensor, yes: State, no: State) -> State:
 
 def _finite(tensors: State) -> Tensor:
     """(N,) bool: whether all of a sample's numbers are finite."""
-    return torch.stack([torch.isfinite(part).flatten(1).all(1) for part in tensors]).all(0)
+    return torch.stack([torch.isfinite(part).reshape(len(part), -1).all(1) for part in tensors]).all(0)
 
 
 def _set_aside(those: Underway, failed: Tensor, status: Status, ledger: Ledger) -> Underway:
@@ -199,6 +244,17 @@ def _set_aside(those: Underway, failed: Tensor, status: Status, ledger: Ledger) 
         return those
     ledger.fail(those.keep(failed), status)
     return those.keep(~failed)
+
+
+def _land(those: Underway, state: State, ledger: Ledger) -> None:
+    """Hand over those who reached the end; if it is not finite they failed, whatever the error estimate said."""
+    failed = ~_finite(state)
+    if bool(failed.any()):
+        those = _set_aside(those, failed, Status.NOT_FINITE, ledger)
+        index = (~failed).nonzero().squeeze(1)
+        state = tuple(part.index_select(0, index) for part in state)
+    if len(those.samples):
+        ledger.land(those, state)
 
 
 def _first_slope(field: Field, s: Tensor, state: State, name: str) -> State:
@@ -212,7 +268,7 @@ def _first_slope(field: Field, s: Tensor, state: State, name: str) -> State:
     return slope
 
 
-def _check(state: State, name: str) -> int:
+def _check(state: State, t0: float, t1: float, name: str) -> int:
     if not isinstance(state, tuple) or not state:
         raise TypeError(f"{name}: expected the state as a tuple of tensors, got {type(state).__name__}; wrap it: (y,).")
     sizes = {part.shape[0] if part.dim() else 0 for part in state}
@@ -221,6 +277,13 @@ def _check(state: State, name: str) -> int:
             f"{name}: expected tensors with a common first dimension N >= 1, got shapes "
             f"{[tuple(part.shape) for part in state]}. The first dimension numbers the samples."
         )
+    if not all(part.numel() for part in state):
+        raise ValueError(
+            f"{name}: expected tensors with elements, got shapes {[tuple(part.shape) for part in state]}. "
+            "A tensor without any has no error to control; leave it out of the state."
+        )
     if not all(part.is_floating_point() for part in state):
         raise TypeError(f"{name}: expected floating-point tensors, got {[str(part.dtype) for part in state]}.")
+    if not (math.isfinite(t0) and math.isfinite(t1)):
+        raise ValueError(f"{name}: expected finite times, got t0 = {t0}, t1 = {t1}. Steps cannot reach such an end.")
     return int(sizes.pop())

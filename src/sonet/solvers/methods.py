@@ -38,8 +38,8 @@ ADAPTIVE_HEUN = Tableau(
     middle=(1 / 2, 0.0),
     source="Heun 1900 with Euler's method embedded",
 )
-"""Not FSAL. torchdiffeq (0.0.1 to 0.2.5) reuses its second stage, f at Euler's predictor, as the slope of the next step;
-here the slope is evaluated at y_1, so results differ from torchdiffeq's beyond the first step (tested)."""
+"""Not FSAL. torchdiffeq (0.0.1 to 0.2.5) reuses its second stage, f at Euler's predictor, as the slope of the next
+step; here the slope is evaluated at y_1, so results differ from torchdiffeq's beyond the first step (tested)."""
 
 BOSH3 = Tableau(
     "bosh3",

@@ -33,14 +33,14 @@ def make_pool(scope: str | int, samples: Tensor) -> Pool:
 
 
 def _root(squares: Tensor) -> Tensor:
-    """sqrt with gradient 0, not NaN, at 0."""
-    positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+    """sqrt with gradient 0, not NaN, at 0; of NaN it is NaN, by which a trial that overflowed is known."""
+    zero = squares == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
 
 def _rms(values: Tensor, pool: Pool) -> Tensor:
     """RMS of each share, (N,) float64; the shape of a sample is averaged first, its share second."""
-    return _root(pool(values.square().flatten(1).mean(1).to(torch.float64)))
+    return _root(pool(values.square().reshape(len(values), -1).mean(1).to(torch.float64)))
 
 
 def _largest(values: list[Tensor]) -> Tensor:

@@ -51,7 +51,7 @@ class Tableau:
                 self._expect(sum(weights), total, f"{what} must sum to {total:g}")
 
     def _expect(self, got: float, expected: float, rule: str) -> None:
-        if abs(got - expected) > self.tolerance:
+        if not abs(got - expected) <= self.tolerance:  # so that NaN fails too
             raise ValueError(f"{self.name}: {rule}: got {got!r}, expected {expected!r}.")
 
     @property

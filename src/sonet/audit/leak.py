@@ -1,0 +1,40 @@
+"""The cross-sample leak: how much of a sample's input gradient comes from its batch-mates' losses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sonet.attacks import cross_entropy
+from sonet.attacks.losses import Loss
+from sonet.types import Classifier, Images, Labels
+
+
+def own_gradient_share(
+    classifier: Classifier, images: Images, labels: Labels, *, stride: int | None = None, loss: Loss = cross_entropy
+) -> Tensor:
+    r"""For each sample i, ||g_own|| / (||g_own|| + ||g_mates||), (N,) in [0, 1]; 1 where both are zero.
+
+        g_own = d L_i / d x_i,    g_mates = sum_{j != i} d L_j / d x_i
+
+    A classifier that treats samples independently has 1 everywhere. One whose samples share step sizes that carry
+    gradient has less: the gradient that an attack follows is then mostly about other images.
+
+    stride: where only samples of the same group of `stride` consecutive ones can influence each other, one backward
+    pass serves one sample of every group; the default, N, assumes nothing. N / stride must be whole.
+    """
+    count = len(images)
+    stride = stride or count
+    if count % stride:
+        raise ValueError(f"own_gradient_share: {count} images do not divide into groups of {stride}; take a multiple.")
+    leaf = images.detach().clone().requires_grad_(True)
+    losses = loss(classifier(leaf), labels)
+    (whole,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+    own = torch.empty_like(whole)
+    for member in range(stride):
+        chosen = torch.arange(member, count, stride, device=images.device)
+        (gradient,) = torch.autograd.grad(losses[chosen].sum(), leaf, retain_graph=member + 1 < stride)
+        own[chosen] = gradient[chosen]
+    mine, mates = own.flatten(1).norm(dim=1), (whole - own).flatten(1).norm(dim=1)
+    total = mine + mates
+    return torch.where(total > 0, mine / torch.where(total > 0, total, 1.0), 1.0)

@@ -1,0 +1,98 @@
+"""The command `sonet`: parse, call, print, exit code. Heavy imports wait inside the commands, so that help is quick.
+
+Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sonet import __version__
+from sonet.cli.attack import attack
+from sonet.cli.listing import listing
+from sonet.cli.reproduce import report, reproduce
+from sonet.cli.train import train
+
+app = typer.Typer(
+    name="sonet",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Train stabilized neural-ODE networks, attack them, and see where their robustness comes from.",
+    epilog="Start with: sonet reproduce digits --quick",
+)
+app.command()(reproduce)
+app.command()(train)
+app.command()(attack)
+app.command("list")(listing)
+app.command()(report)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; an error that a user can mend is one sentence on stderr, not a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from what was written.")
+        sys.exit(130)
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        _say(_sentence(error))
+        sys.exit(code)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"sonet: {text}")
+
+
+def _exit_code(error: Exception) -> int | None:
+    """2 for input that a user can mend, 1 for work that failed with a known reason, None for a bug of ours."""
+    from pydantic import ValidationError
+
+    from sonet.attacks import AttackError, ThreatError
+    from sonet.data import DataError
+    from sonet.experiments import PlanError
+    from sonet.models import ConfigError
+    from sonet.report import RecordError
+    from sonet.solvers import SolveError
+    from sonet.training import CheckpointError, TrainingError
+
+    if isinstance(
+        error,
+        ValidationError
+        | AttackError
+        | ThreatError
+        | DataError
+        | PlanError
+        | ConfigError
+        | RecordError
+        | CheckpointError,
+    ):
+        return 2
+    if isinstance(error, SolveError | TrainingError | OSError):
+        return 1
+    return None
+
+
+def _sentence(error: Exception) -> str:
+    from pydantic import ValidationError
+
+    from sonet.models import explain
+
+    return explain(error) if isinstance(error, ValidationError) else str(error)

@@ -1,0 +1,98 @@
+"""`sonet list`."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+
+class What(StrEnum):
+    MODELS = "models"
+    DATA = "data"
+    ATTACKS = "attacks"
+    SOLVERS = "solvers"
+    EXPERIMENTS = "experiments"
+
+
+def listing(
+    what: Annotated[What, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the networks, data, attacks, solvers or experiments, with their options.
+
+    Example: sonet list models
+    """
+    entries = {
+        What.MODELS: _models,
+        What.DATA: _data,
+        What.ATTACKS: _attacks,
+        What.SOLVERS: _solvers,
+        What.EXPERIMENTS: _experiments,
+    }[what]()
+    if as_json:
+        typer.echo(json.dumps(entries, indent=1))
+        return
+    for name, entry in entries.items():
+        typer.echo(f"{name}\n  {entry['about']}")
+        for option, words in entry.get("options", {}).items():
+            typer.echo(f"    {option}: {words}")
+
+
+def _models() -> dict[str, dict[str, Any]]:
+    from sonet.models import MODELS
+
+    return {
+        name: {
+            "about": (config.__doc__ or "").strip().split("\n")[0],
+            "options": {
+                key: f"{field.description or ''} [default: {field.default}]"
+                for key, field in config.model_fields.items()
+                if key != "kind"
+            },
+        }
+        for name, (config, _) in MODELS.items()
+    }
+
+
+def _data() -> dict[str, dict[str, Any]]:
+    from sonet.data import DATASETS
+
+    others = {
+        "FILE.npz": "uint8 arrays x_train, y_train, x_test, y_test, images (N, H, W) or (N, H, W, C)",
+        "FOLDER": "images by class: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png, or FOLDER/CLASS/*.png",
+    }
+    return {name: {"about": about} for name, about in (DATASETS | others).items()}
+
+
+def _attacks() -> dict[str, dict[str, Any]]:
+    from dataclasses import fields
+
+    from sonet.attacks import ATTACKS
+
+    return {
+        name: {
+            "about": about,
+            "options": {field.name: f"[default: {field.default}]" for field in fields(attack)},  # type: ignore[arg-type]
+        }
+        for name, (attack, about) in ATTACKS.items()
+    }
+
+
+def _solvers() -> dict[str, dict[str, Any]]:
+    from sonet.solvers import METHODS
+
+    def about(name: str) -> str:
+        method = METHODS[name]
+        kinds = ["fixed steps"] + (["adaptive steps"] if method.adaptive else [])
+        return f"order {method.order}, {method.stages} stages{', FSAL' if method.fsal else ''}; {' or '.join(kinds)}"
+
+    return {name: {"about": f"{about(name)}; {method.source}"} for name, method in METHODS.items()}
+
+
+def _experiments() -> dict[str, dict[str, Any]]:
+    from sonet.experiments import plans
+
+    return {name: {"about": title} for name, title in plans().items()}

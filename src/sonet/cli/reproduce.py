@@ -1,0 +1,67 @@
+"""`sonet reproduce` and `sonet report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="Which experiment; `digits` needs no download.", metavar="NAME")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="Networks of each kind [default: the plan's].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of record and report [default: runs/NAME].")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter form: one seed, fewer attacks.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the data already.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
+) -> None:
+    """Train networks, attack them, and say where their robustness comes from.
+
+    Writes record.json and report.html (one file, open it in a browser) and prints the same table. Interrupted or
+    killed, the same command goes on where it stopped.
+
+    Example: sonet reproduce digits --quick
+    """
+    from sonet.cli.progress import CellWatch, bar
+    from sonet.experiments import load_plan
+    from sonet.experiments import reproduce as run
+    from sonet.report import show
+
+    plan = load_plan(name, quick=quick, seeds=seeds)
+    folder = out or Path("runs") / (f"{name}-quick" if quick else name)
+    words = ["sonet reproduce", name, "--quick" if quick else "", f"--seeds {plan.seeds}"]
+    with bar() as shown:
+        record = run(
+            plan,
+            folder,
+            command=" ".join(word for word in words if word),
+            workers=workers,
+            data_dir=data_dir,
+            watch=CellWatch(shown, plan),
+        )
+    if as_json:
+        typer.echo(record.model_dump_json(by_alias=True, indent=1))
+        return
+    show(record)
+    typer.echo(f"\nWrote {folder / 'record.json'} and {folder / 'report.html'}; open the second in a browser.")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder with a record.json, or the file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
+) -> None:
+    """Print a record's tables again, and write its report.html anew beside it.
+
+    Example: sonet report runs/digits
+    """
+    from sonet.report import read, render, show, write_whole
+
+    record = read(run)
+    folder = run if run.is_dir() else run.parent
+    write_whole(folder / "report.html", render(record))
+    if as_json:
+        typer.echo(record.model_dump_json(by_alias=True, indent=1))
+    else:
+        show(record)

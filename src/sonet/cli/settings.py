@@ -1,0 +1,67 @@
+"""Settings from a TOML file and from `--set key=value`, as nested dicts for the configs to validate."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from sonet.models import ConfigError
+
+SECTIONS = ("model", "training")
+
+
+def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """{"model": ..., "training": ...}; values of `overrides` are TOML, or text where they are no TOML.
+
+    An override of `model.solver.kind` drops the other solver settings of the file: they belong to the other kind.
+    `model.solver = "paper"` stands for the paper's setting.
+    """
+    settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    if config is not None:
+        try:
+            raw = tomllib.loads(config.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{config}: there is no such file; --config takes a TOML file.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{config}: is not TOML: {error}.") from None
+        for section, values in raw.items():
+            if section not in SECTIONS or not isinstance(values, dict):
+                raise ConfigError(f"{config}: got [{section}], expected the tables [model] and [training] only.")
+            settings[section] = values
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or path[0] not in SECTIONS or len(path) < 2:
+            raise ConfigError(
+                f"--set: got {override!r}, expected model.KEY=VALUE or training.KEY=VALUE, e.g. model.channels=16."
+            )
+        _put(settings, path, _value(text.strip()))
+    solver = settings["model"].get("solver")
+    if isinstance(solver, str):
+        from sonet.solvers import paper
+
+        if solver != "paper":
+            raise ConfigError(f"model.solver: got {solver!r}, expected 'paper' or a table such as {{kind = 'fixed'}}.")
+        settings["model"]["solver"] = paper().model_dump()
+    elif isinstance(solver, dict):
+        solver.setdefault("kind", "adaptive")
+    return settings
+
+
+def _put(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    place = settings
+    for key in path[:-1]:
+        inner = place.get(key)
+        place[key] = inner if isinstance(inner, dict) else {}
+        place = place[key]
+    if path[-1] == "kind" and place.get("kind", "adaptive") != value:
+        place.clear()
+    place[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,63 @@
+"""`sonet train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="Network: see `sonet list models`.", metavar="MODEL")],
+    data: Annotated[str, typer.Option(help="Name, .npz file or folder: see `sonet list data`.")] = "digits",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/MODEL].")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images [default: 12].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.1].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="TOML file with tables [model] and [training].")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One setting, e.g. model.channels=16, model.solver=paper, training.schedule=paper."),
+    ] = None,
+    limit_train: Annotated[int | None, typer.Option(min=1, help="Use the first so many training images.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a network naturally, with a checkpoint each epoch; the same command goes on with an interrupted run.
+
+    Example: sonet train sonet --set model.channels=16 --set model.solver=paper --out runs/sonet
+    """
+    from sonet.cli.progress import TrainWatch, bar
+    from sonet.cli.settings import read_settings
+    from sonet.data import load
+    from sonet.models import build
+    from sonet.training import TrainConfig, fit
+
+    given = read_settings(config, settings or [])
+    training = given["training"] | {key: value for key, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+    training.setdefault("seed", seed)
+    setting = TrainConfig.model_validate(training)
+    images = load(data, data_dir=data_dir, limit_train=limit_train)
+    network = build(model, like=images, seed=seed, **given["model"])
+    folder = out or Path("runs") / model
+    with bar() as shown:
+        history = fit(
+            network,
+            images.train,
+            setting,
+            test=images.test,
+            run=folder,
+            data=images.describe() | {"load": data, "data_dir": None if data_dir is None else str(data_dir)},
+            progress=TrainWatch(shown, f"train {model}"),
+        )
+    last = history[-1]
+    if as_json:
+        typer.echo(json.dumps({"run": str(folder), "history": [epoch.model_dump() for epoch in history]}, indent=1))
+        return
+    typer.echo(
+        f"{model} on {data}: test accuracy {last.test_accuracy:.4f} on {len(images.test)} images after "
+        f"{last.epoch} epochs (loss {last.loss:.4f}, NFE {last.evaluations:.0f}).\n"
+        f"Wrote {folder}. Next: sonet attack {folder} --threat linf:0.1"
+    )

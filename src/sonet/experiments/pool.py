@@ -1,0 +1,101 @@
+"""Cells over processes: longest first, each as soon as its network is trained, with progress from all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+from sonet.experiments.cells import Cell, Outcome, cost
+from sonet.experiments.plan import Plan
+from sonet.experiments.work import do_cell, finished
+
+Watch = Callable[[Cell, float, str], None]
+"""Told of a cell, the part of it done, and how it goes."""
+
+_queue: Any = None
+
+
+def default_workers() -> int:
+    """One process a core, each with one thread: small networks do not feed more. One on a GPU."""
+    return 1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1)
+
+
+def do_cells(
+    cells: list[Cell], plan: Plan, out: Path, *, workers: int, data_dir: Path | None, watch: Watch
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Do all cells and yield each with its outcome as it ends; those done earlier come first, from their files."""
+    trained: set[tuple[str, int]] = set()
+    waiting: list[Cell] = []
+    for cell in cells:
+        outcome = finished(cell, out)
+        if outcome is None:
+            waiting.append(cell)
+            continue
+        if cell.kind == "train":
+            trained.add((cell.model.name, cell.seed))
+        yield cell, outcome
+    waiting.sort(key=lambda cell: (cell.kind != "train", -cost(cell, plan)))
+
+    def take() -> Cell | None:
+        for cell in waiting:
+            if cell.kind == "train" or (cell.model.name, cell.seed) in trained:
+                waiting.remove(cell)
+                return cell
+        return None
+
+    if workers == 1:
+        while (chosen := take()) is not None:
+            outcome = do_cell(chosen, plan, out, data_dir, partial(watch, chosen))
+            trained.add((chosen.model.name, chosen.seed))
+            yield chosen, outcome
+        return
+
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(queue,)) as pool:
+        running: dict[Future[Outcome], Cell] = {}
+        try:
+            while waiting or running:
+                while len(running) < workers and (chosen := take()) is not None:
+                    running[pool.submit(_work, chosen, plan, out, data_dir)] = chosen
+                ended, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                _drain(queue, {cell.key: cell for cell in running.values()}, watch)
+                for future in ended:
+                    cell = running.pop(future)
+                    outcome = future.result()
+                    if cell.kind == "train":
+                        trained.add((cell.model.name, cell.seed))
+                    yield cell, outcome
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _start(queue: Any) -> None:
+    global _queue
+    _queue = queue
+    torch.set_num_threads(1)
+
+
+def _work(cell: Cell, plan: Plan, out: Path, data_dir: Path | None) -> Outcome:
+    return do_cell(cell, plan, out, data_dir, lambda done, word: _queue.put((cell.key, done, word)))
+
+
+def _drain(queue: Any, running: dict[str, Cell], watch: Watch) -> None:
+    while True:
+        try:
+            key, done, word = queue.get_nowait()
+        except Empty:
+            return
+        if key in running:
+            watch(running[key], done, word)

@@ -1,0 +1,98 @@
+"""Records and reports on disk: written whole or not at all, and read with an error that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sonet.report.record import SCHEMA, Record
+
+RECORD = "record.json"
+"""The name of a record's file in its folder."""
+
+
+class RecordError(ValueError):
+    """A record that cannot be read. The message says what was found, what was expected and what to do."""
+
+
+def write_whole(path: Path | str, content: str | bytes) -> Path:
+    """Write a file such that a reader finds the old content or the new, never a part of it.
+
+    The content goes to a temporary file in the same folder, to the disk, and then takes the place of the old file in
+    one step (POSIX rename). When anything fails the old file stays and the temporary file goes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+    return path
+
+
+def write(record: Record, folder: Path | str) -> Path:
+    """Write `folder`/record.json, making the folder where it is missing; gives its path."""
+    return write_whole(Path(folder) / RECORD, record.model_dump_json(indent=1) + "\n")
+
+
+def read(path: Path | str) -> Record:
+    """The record in a file, or in the record.json of a folder.
+
+    Errors: RecordError where there is no file, its JSON is cut short, it has another schema or does not fit it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / RECORD
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise RecordError(
+            f"{path}: expected a record, got {error.strerror or error}. "
+            f"A report is made from a {RECORD} only; give its path or its folder, or run the experiment first."
+        ) from error
+    try:
+        content = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # ValueError also covers text that is not UTF-8
+        raise RecordError(
+            f"{path}: expected JSON, got {len(raw)} bytes that do not parse ({error}). "
+            "The file was cut short or changed by hand; take an undamaged copy or run the experiment again."
+        ) from error
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise RecordError(
+            f'{path}: expected schema "{SCHEMA}", got {json.dumps(found)}. Another version may give the same names '
+            "other meanings; read it with the version of sonet that wrote it, or run the experiment again."
+        )
+    try:
+        return Record.model_validate_json(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the record'}: {problem['msg']}" for problem in error.errors()[:3]
+        )
+        raise RecordError(
+            f"{path}: expected a record that fits {SCHEMA}, got {error.error_count()} misfit(s): {problems}. "
+            "It was changed by hand or by another program; undo that or run the experiment again."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last through a power cut; some file systems cannot, and then nothing is lost but that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

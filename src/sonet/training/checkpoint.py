@@ -1,0 +1,168 @@
+"""Checkpoints: a folder an epoch, written whole or not at all, with weights as safetensors and the rest as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sonet.models import ConfigError, build, explain, parse_config
+from sonet.training.config import TrainConfig
+
+SCHEMA = "sonet.checkpoint/1"
+DESCRIPTION = "checkpoint.json"
+WEIGHTS, MOMENTUM = "model.safetensors", "optimizer.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or of another kind."""
+
+
+class EpochReport(BaseModel):
+    """One epoch in numbers: mean training loss, accuracies in [0, 1], mean evaluations of fields per sample."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    evaluations: float
+    learning_rate: float
+    seconds: float
+
+
+class Description(BaseModel):
+    """What is in checkpoint.json; `files` holds the SHA-256 of the others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    format: str = Field(default=SCHEMA, alias="schema")
+    model: dict[str, Any]
+    training: TrainConfig
+    data: dict[str, Any]
+    epoch: int
+    history: tuple[EpochReport, ...]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read and checked: description, weights, and momentum by parameter name."""
+
+    path: Path
+    description: Description
+    weights: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+
+
+def save_checkpoint(
+    run: Path,
+    model: nn.Module,
+    momentum: dict[str, Tensor],
+    *,
+    training: TrainConfig,
+    data: dict[str, Any],
+    history: tuple[EpochReport, ...],
+) -> Path:
+    """Write `run`/epoch-NNNN and remove older ones. A reader finds the old one or the new one, never half of one."""
+    run.mkdir(parents=True, exist_ok=True)
+    epoch = len(history)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run) as folder:
+        new = Path(folder) / "checkpoint"
+        new.mkdir()
+        for name, tensors in ((WEIGHTS, model.state_dict()), (MOMENTUM, momentum)):
+            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, new / name)
+        description = Description(
+            model=model.config.model_dump(mode="json"),  # type: ignore[union-attr,operator]
+            training=training,
+            data=data,
+            epoch=epoch,
+            history=history,
+            versions={name: version(name) for name in ("torch", "sonet", "safetensors")},
+            files={name: _sha256(new / name) for name in (WEIGHTS, MOMENTUM)},
+        )
+        (new / DESCRIPTION).write_text(description.model_dump_json(by_alias=True, indent=1))
+        for file in new.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        target = run / f"epoch-{epoch:04d}"
+        if target.exists():
+            shutil.rmtree(target)
+        new.rename(target)
+    for older in _checkpoints(run):
+        if older != target:
+            shutil.rmtree(older)
+    return target
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint folder, or the newest one in a run's folder. `CheckpointError` where it is not sound."""
+    folder = find_checkpoint(path)
+    if folder is None:
+        raise CheckpointError(
+            f"{path}: expected a run or checkpoint folder with {DESCRIPTION}, found none. "
+            "Give the folder that `sonet train --out` wrote."
+        )
+    try:
+        raw = json.loads((folder / DESCRIPTION).read_text())
+        if raw.get("schema") != SCHEMA:
+            raise CheckpointError(f"{folder}: got schema {raw.get('schema')!r}, expected {SCHEMA!r}.")
+        description = Description.model_validate(raw)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: cannot be read as JSON ({error}); it may be cut off.") from None
+    except ValidationError as error:
+        raise CheckpointError(f"{folder / DESCRIPTION}: {explain(error)}") from None
+    tensors = {}
+    for name in (WEIGHTS, MOMENTUM):
+        file = folder / name
+        if not file.is_file() or _sha256(file) != description.files.get(name):
+            raise CheckpointError(
+                f"{file}: missing, cut off or changed: its SHA-256 is not the one in {DESCRIPTION}. "
+                "Use an earlier copy or train again."
+            )
+        try:
+            tensors[name] = load_file(file)
+        except SafetensorError as error:
+            raise CheckpointError(f"{file}: is no safetensors file ({error}).") from None
+    return Checkpoint(folder, description, tensors[WEIGHTS], tensors[MOMENTUM])
+
+
+def load_model(path: Path) -> nn.Module:
+    """The network of a run or checkpoint folder, in eval mode."""
+    checkpoint = load_checkpoint(path)
+    try:
+        model = build(parse_config(checkpoint.description.model))
+        model.load_state_dict(checkpoint.weights)
+    except (ConfigError, ValidationError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: config and weights do not fit: {error}") from None
+    return model.eval()
+
+
+def find_checkpoint(path: Path) -> Path | None:
+    """The checkpoint at or in `path`, the newest if there are several; None if there is none."""
+    if (path / DESCRIPTION).is_file():
+        return path
+    found = _checkpoints(path)
+    return found[-1] if found else None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted(folder for folder in run.glob("epoch-[0-9]*") if (folder / DESCRIPTION).is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,193 @@
+"""`fit`: the training loop, on whatever device, precision and number of processes Accelerate finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from sonet.attacks import predict
+from sonet.blocks import ode_blocks, watch_solves
+from sonet.data import Split, crop_and_flip
+from sonet.solvers import Adaptive, Solution
+from sonet.training.checkpoint import CheckpointError, EpochReport, find_checkpoint, load_checkpoint, save_checkpoint
+from sonet.training.config import TrainConfig
+from sonet.training.objectives import OBJECTIVES
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; says where, why and what to do. The last checkpoint is kept."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """After each step: the epoch from 0, the batch from 0, its loss, accuracy and field evaluations per sample."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+    accuracy: float
+    evaluations: float
+
+
+Progress = Callable[[BatchReport], None]
+
+
+def fit(
+    model: nn.Module,
+    train: Split,
+    config: TrainConfig | None = None,
+    *,
+    test: Split | None = None,
+    run: Path | None = None,
+    data: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> tuple[EpochReport, ...]:
+    """Train `model` in place; it is left in eval mode, on the CPU, and the history of epochs is returned.
+
+    run: folder for a checkpoint each epoch. If it holds one of the same configs, training goes on from there, and ends
+        with the weights it would have had without the interruption (bit for bit on a CPU with the same threads);
+        one of other configs is an error, never overwritten.
+    test: judged after each epoch. data: description of the data, for the checkpoint.
+
+    Every epoch's order, augmentation and dropout depend on (seed, epoch) alone. Under `torchrun` each process takes
+    its part of every batch. Batch-wide step sizes would then differ from those of one process: that is refused.
+    """
+    config = config or TrainConfig()
+    accelerator = _accelerator(config)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if world > 1 and any(
+        isinstance(block.solver, Adaptive) and block.solver.scope != "sample" for block in ode_blocks(model).values()
+    ):
+        raise TrainingError(
+            f"step sizes are shared within a batch, and {world} processes would each share within their part only, "
+            "which is another network. Use scope='sample', or one process."
+        )
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    history: tuple[EpochReport, ...] = _resume(run, model, optimizer, config) if run else ()
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    for epoch in range(len(history), config.epochs):
+        report = _epoch(wrapped, train, config, epoch, optimizer, accelerator, rank, world, progress)
+        bare = accelerator.unwrap_model(wrapped)
+        if test is not None:
+            bare.eval()
+            hits = predict(bare, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
+            report = report.model_copy(update={"test_accuracy": float(hits.float().mean())})
+        history = (*history, report)
+        if run and accelerator.is_main_process:
+            save_checkpoint(run, bare, _momentum(bare, optimizer), training=config, data=data or {}, history=history)
+        accelerator.wait_for_everyone()
+    model.to("cpu").eval()
+    return history
+
+
+def _epoch(
+    model: nn.Module,
+    train: Split,
+    config: TrainConfig,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    rank: int,
+    world: int,
+    progress: Progress | None,
+) -> EpochReport:
+    start = time.perf_counter()
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(train), generator=generator)
+    batches = [batch for batch in torch.split(order, config.batch_size) if len(batch) >= world]
+    objective = OBJECTIVES[config.objective]
+    losses, hits, seen = 0.0, 0, 0
+    evaluations: list[Tensor] = []
+    spent = 0.0
+    rate = config.lr
+
+    def listen(_: str, solution: Solution) -> None:
+        evaluations.append(solution.evaluations.float().mean())
+
+    model.train()
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), watch_solves(accelerator.unwrap_model(model), listen):
+        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        for number, indices in enumerate(batches):
+            rate = config.learning_rate((epoch + number / len(batches)) / config.epochs)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            images = train.images[indices]
+            if config.augment == "crop-flip":
+                images = crop_and_flip(images, generator=generator)
+            images = images[rank::world].contiguous().to(accelerator.device)
+            labels = train.labels[indices][rank::world].to(accelerator.device)
+            evaluations.clear()
+            with accelerator.autocast():
+                loss, logits = objective(model, images, labels)
+            if not bool(torch.isfinite(loss)):
+                raise TrainingError(
+                    f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1} of {len(batches)}. "
+                    "Lower the learning rate, clip the gradient, or look at the solver's status with watch_solves."
+                )
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            if config.clip is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            right = int((logits.argmax(1) == labels).sum())
+            needed = float(torch.stack(evaluations).sum()) if evaluations else 0.0
+            losses, hits, seen = losses + loss.item() * len(labels), hits + right, seen + len(labels)
+            spent += needed * len(labels)
+            if progress is not None and accelerator.is_main_process:
+                progress(
+                    BatchReport(epoch, config.epochs, number, len(batches), loss.item(), right / len(labels), needed)
+                )
+    return EpochReport(
+        epoch=epoch + 1,
+        loss=losses / seen,
+        train_accuracy=hits / seen,
+        test_accuracy=None,
+        evaluations=spent / seen,
+        learning_rate=rate,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """An Accelerator for this config. Its state is one for the process: an earlier fit's setting must not linger."""
+    cpu = config.device == "cpu"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cpu, mixed_precision=config.precision)
+
+
+def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    buffers = {name: optimizer.state[parameter].get("momentum_buffer") for name, parameter in model.named_parameters()}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+
+def _resume(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> tuple[EpochReport, ...]:
+    """Put the newest checkpoint of `run`, if any, into model and optimizer; returns the epochs already done."""
+    if find_checkpoint(run) is None:
+        return ()
+    checkpoint = load_checkpoint(run)
+    description = checkpoint.description
+    if description.training != config or description.model != model.config.model_dump(mode="json"):  # type: ignore[union-attr,operator]
+        raise CheckpointError(
+            f"{checkpoint.path}: belongs to a run with another network or training config, so it is neither continued "
+            "nor overwritten. Choose another folder, or remove this one."
+        )
+    model.load_state_dict(checkpoint.weights)
+    for name, parameter in model.named_parameters():
+        if name in checkpoint.momentum:
+            optimizer.state[parameter]["momentum_buffer"] = checkpoint.momentum[name].clone()
+    return description.history

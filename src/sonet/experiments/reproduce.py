@@ -44,9 +44,10 @@ def reproduce(
     def record(complete: bool) -> Record:
         done = [outcomes[cell.key] for cell in cells if cell.key in outcomes]
         rows = [row for outcome in done for row in outcome.rows]
+        leaks = [entry for outcome in done for entry in outcome.leaks]
         return Record(
             title=plan.title,
-            verdict=verdict(rows),
+            verdict=verdict(rows, leaks),
             command=command,
             data=data.describe(),
             settings=plan.model_dump(mode="json", exclude={"quick"}) | {"workers": workers},
@@ -54,7 +55,7 @@ def reproduce(
             models=[card for outcome in done for card in outcome.cards],
             rows=rows,
             steps=[entry for outcome in done for entry in outcome.steps],
-            leaks=[entry for outcome in done for entry in outcome.leaks],
+            leaks=leaks,
             pictures=[entry for outcome in done for entry in outcome.pictures],
             seconds=time.perf_counter() - start,
             complete=complete,

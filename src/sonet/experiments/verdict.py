@@ -6,9 +6,13 @@ Two accuracies differ when their 95 % Wilson intervals do not overlap; that is s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
-from sonet.report import Row
+from sonet.report import Leak, Row
 from sonet.types import Proportion
+
+UNFINISHED = "Nothing has been attacked yet."
+BOUND = "Accuracy left under an attack is an upper bound: a stronger attack may leave less."
 
 
 def pool(rows: Sequence[Row]) -> Proportion:
@@ -26,67 +30,75 @@ def say(share: Proportion) -> str:
     return f"{share.value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-_CHANGES = (
-    ("attacking one image at a time", {"attack_batch": 1}),
-    ("freezing the step sizes in the gradient", {"step_gradient": "frozen"}),
-    ("letting only the first step's size carry gradient, as torchdiffeq does today", {"step_gradient": "first"}),
-    ("the margin loss instead of cross-entropy", {"loss": "margin"}),
+_CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
+    ("attacked one at a time", {"attack_batch": 1}),
+    ("with the step sizes frozen in the gradient", {"step_gradient": "frozen"}),
+    ("with the margin loss", {"loss": "margin"}),
 )
+"""Each changes one factor of the attack and nothing of the network; SPSA, which changes several, is added to them."""
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """One sentence or more for each network, at the largest radius attacked; masked ones first."""
+def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = ()) -> str:
+    """A few sentences for each network, at the largest radius attacked; the masked ones first."""
     said: list[tuple[bool, str]] = []
     for model in dict.fromkeys(row.model for row in rows):
-        mine = [row for row in rows if row.model == model]
-        attacked = [row for row in mine if row.attack != "none"]
+        attacked = [row for row in rows if row.model == model and row.attack != "none"]
         if attacked:
-            said.append(_judge(model, mine, attacked))
+            said.append(_judge(model, attacked, [leak for leak in leaks if leak.model == model]))
     if not said:
-        return "Nothing has been attacked yet."
+        return UNFINISHED
     said.sort(key=lambda item: not item[0])
-    return " ".join(text for _, text in said) + (
-        " Accuracy left under these attacks is an upper bound: a stronger attack may leave less."
-    )
+    return " ".join([*(text for _, text in said), BOUND])
 
 
-def _judge(model: str, mine: list[Row], attacked: list[Row]) -> tuple[bool, str]:
+def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> tuple[bool, str]:
     eps = max(row.eps for row in attacked)
     here = [row for row in attacked if row.eps == eps]
-    natural = pool([row for row in mine if row.attack == "none"])
-    opening = f"{model}: {natural.value:.2f} of {natural.n} test images are right without an attack."
-    steps = min((row.steps for row in here if row.attack == "pgd"), default=0)
     coupled = any(row.step_gradient == "differentiated" for row in here)
-    whole = max((row.attack_batch or 1 for row in here), default=1)
-    base: dict[str, object] = {"attack": "pgd", "steps": steps, "loss": "ce", "attack_batch": whole}
+    base: dict[str, object] = {
+        "attack": "pgd",
+        "steps": min((row.steps for row in here if row.attack == "pgd"), default=0),
+        "loss": "ce",
+        "attack_batch": max(row.attack_batch or 1 for row in here),
+    }
     if coupled:
         base["step_gradient"] = "differentiated"
     start = _find(here, base)
     if start is None:
-        return False, f"{opening} The attacks are not finished."
-    rest = [(what, changed) for what, change in _CHANGES if (changed := _find(here, base | change)) is not None]
-    if not coupled:
-        rest = [(what, changed) for what, changed in rest if "margin" in what]
-    free = _find(here, {"attack": "spsa"})
-    if free is not None:
-        rest.append(("SPSA, which uses no gradient,", free))
-    carriers = [(what, left) for what, left in rest if below(left, start)]
-    how = f" at batch {whole} with the step sizes differentiated" if coupled else ""
+        return False, f"{model}: its attacks are not finished."
+    changed = [(what, _find(here, base | change)) for what, change in _CHANGES if coupled or "loss" in change]
+    others = [
+        (what, left)
+        for what, left in [*changed, ("under SPSA, which uses no gradient", _find(here, {"attack": "spsa"}))]
+        if left
+    ]
+    carriers = [(what, left) for what, left in others if below(left, start)]
+    attack = f"PGD-{base['steps']} on cross-entropy"
     ball = f"{here[0].norm} {eps:g}"
-    opening += f" PGD-{steps} on cross-entropy{how} leaves {say(start)} at {ball}."
-    if carriers:
-        parts = "; ".join(f"{what} leaves {say(left)}" for what, left in carriers)
-        others = [f"{what} leaves {say(left)}" for what, left in rest if (what, left) not in carriers]
-        other = f" No clear change: {'; '.join(others)}." if others else ""
-        longer = _find(here, base | {"steps": max(row.steps for row in here if row.attack == "pgd")})
-        patience = ""
-        if longer is not None and longer.value < start.value:
-            patience = f" More steps of the same attack ({max(row.steps for row in here)}) leave {say(longer)}."
-        return True, (
-            f"{opening} That is masked: on the same weights and the same forward pass, {parts}.{patience}{other}"
+    if not carriers:
+        rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others) or "nothing yet"
+        return False, f"{model}: no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
+    how = f", {base['attack_batch']} images at a time through differentiated step sizes," if coupled else ""
+    falls = ", ".join(f"{left.value:.2f} {what}" for what, left in carriers)
+    text = [
+        f"{model}: masked. {attack}{how} leaves {say(start)} at {ball}, "
+        f"but the same weights and forward pass keep only {falls}."
+    ]
+    unclear = [f"{left.value:.2f} {what} (n = {left.n})" for what, left in others if (what, left) not in carriers]
+    if unclear:
+        text.append(f"Not clearly different: {', '.join(unclear)}.")
+    alone, frozen = (_find(here, base | change) for _, change in _CHANGES[:2])
+    if coupled and alone and frozen and below(alone, start) and below(frozen, start):
+        shares = [share for leak in leaks if leak.attack_batch == base["attack_batch"] for share in leak.shares]
+        own = f" (in the median {median(shares):.0%} of an image's gradient was its own)" if shares else ""
+        margin = _find(here, base | _CHANGES[2][1])
+        loss = ", and the cross-entropy" if margin and below(margin, start) else ""
+        text.append(
+            "Each of these changes alone undoes it and keeps the adaptive solver: the masking needs step sizes that "
+            f"are shared, gradient through them{loss}, together. Through a shared step size an image's gradient "
+            f"carries its batch-mates' losses{own}."
         )
-    parts = "; ".join(f"{what} leaves {say(left)}" for what, left in rest)
-    return False, f"{opening} No masking found by these comparisons: {parts}."
+    return True, " ".join(text)
 
 
 def _find(rows: Sequence[Row], wanted: dict[str, object]) -> Proportion | None:

@@ -192,7 +192,11 @@ def _attack(
     for steps in cell.steps:
         if steps == last:
             right = result.accuracy
-            note = f"{result.flips} of {right.n} predictions differ when judged in batches of another size"
+            note = (
+                f"{result.flips} of {right.n} predictions differ when judged in batches of another size"
+                if result.flips
+                else ""
+            )
             rows.append(
                 row(right, steps=steps, seconds=result.seconds, zero_gradients=result.zero_gradient_share, note=note)
             )

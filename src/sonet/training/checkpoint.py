@@ -141,14 +141,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path) -> nn.Module:
-    """The network of a run or checkpoint folder, in eval mode."""
+    """The network of a run or checkpoint folder, ready to be judged and attacked: in eval mode, its weights frozen.
+
+    Frozen weights keep the graph of an attack to what leads to the images. `requires_grad_(True)` undoes it.
+    """
     checkpoint = load_checkpoint(path)
     try:
         model = build(parse_config(checkpoint.description.model))
         model.load_state_dict(checkpoint.weights)
     except (ConfigError, ValidationError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path}: config and weights do not fit: {error}") from None
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def find_checkpoint(path: Path) -> Path | None:

@@ -1,0 +1,33 @@
+# Python 3.11 or 3.12 and make are all that is needed: everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Wheels of torch without CUDA have no entry of their own in every index: pin and install it first.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint check clean
+
+demo: .venv/.demo
+	$(BIN)/sonet reproduce digits
+
+test: .venv/.test lint check
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: .venv/.test
+	$(BIN)/pytest -n 2
+
+.venv/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(PIP) --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,130 @@
+"""SPSA: an estimate that is the gradient on average, and an attack that needs none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_classifiers import Counting, Wavy, images, linear, predicted
+
+from sonet.attacks import L2, LOSSES, PGD, SPSA, Linf, margin
+from sonet.attacks.gradients import Backpropagation, Slope, SPSAGradient
+from sonet.attacks.noise import ImageNoise
+
+
+def estimate(classifier: Any, x: Tensor, labels: Tensor, samples: int, *, chunk: int = 512, seed: int = 0) -> Slope:
+    source = SPSAGradient(classifier, margin, samples, 0.01, chunk)
+    return source(x, labels, ImageNoise(x, seed))
+
+
+def true_gradient(classifier: Any, x: Tensor, labels: Tensor) -> Tensor:
+    return Backpropagation(classifier, margin)(x, labels, ImageNoise(x, 0)).gradient
+
+
+def test_the_estimate_converges_to_the_gradient_of_a_linear_loss() -> None:
+    x = images(3)
+    model = linear(like=x)
+    labels = predicted(model, x)
+    got = estimate(model, x, labels, 4000).gradient.flatten(1)
+    true = true_gradient(model, x, labels).flatten(1)
+    assert (torch.cosine_similarity(got, true) > 0.99).all()
+    assert ((got - true).norm(dim=1) < 0.15 * true.norm(dim=1)).all()
+
+
+def test_the_estimate_is_unbiased_and_has_the_variance_of_its_theory() -> None:
+    """On a linear loss one pair gives (g v) v: on average g, and E |error|^2 = (d - 1) / m |g|^2."""
+    x = images(400)
+    model = linear()
+    labels = torch.zeros(400, dtype=torch.int64)
+    pairs, dimensions = 10, 18
+    got = estimate(model, x, labels, 2 * pairs).gradient.flatten(1)
+    true = true_gradient(model, x, labels).flatten(1)
+    size = true[0].square().sum()
+    assert ((got - true).mean(0).square().sum() / size).sqrt() < 0.1
+    spread = (got - true).square().sum(1).mean() / size
+    assert spread.item() == pytest.approx((dimensions - 1) / pairs, rel=0.1)
+
+
+def test_the_estimate_is_its_formula() -> None:
+    model, x = Wavy(), images(4)
+    labels = torch.arange(4) % 3
+    slope = estimate(model, x, labels, 6, seed=5)
+    directions = ImageNoise(x, 5).signs(3)
+    assert directions.shape == (4, 3, 2, 3, 3)
+    assert directions.abs().eq(1).all()
+    for i in range(4):
+        total = torch.zeros_like(x[i])
+        for v in directions[i]:
+            up, down = (margin(model((x[i] + sign * 0.01 * v)[None]), labels[i : i + 1]) for sign in (1, -1))
+            total += (up - down) / 0.02 * v / 3
+        torch.testing.assert_close(slope.gradient[i], total, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(slope.loss, margin(model(x), labels), rtol=0, atol=1e-12)
+    assert torch.equal(slope.logits, model(x))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 24, 1000])
+def test_the_chunk_is_the_most_the_model_sees_at_once_and_changes_nothing_else(chunk: int) -> None:
+    counting, x = Counting(Wavy()), images(4)
+    labels = torch.arange(4) % 3
+    got = estimate(counting, x, labels, 6, chunk=chunk).gradient
+    torch.testing.assert_close(got, estimate(Wavy(), x, labels, 6).gradient, rtol=1e-9, atol=1e-12)
+    assert counting.batches[0] == 4
+    assert max(counting.batches[1:]) == min(chunk, 24)
+    assert sum(counting.batches[1:]) == 24
+
+
+def test_queries_are_the_images_the_model_saw() -> None:
+    x, labels = images(7), torch.arange(7) % 3
+    counting = Counting(Wavy())
+    attack = SPSA(steps=3, samples=10, batch_size=4, stop_when_fooled=False)
+    result = attack.run(Wavy(), x, labels, Linf(0.1), gradients_from=counting)
+    assert counting.backward_images == 0
+    assert result.queries == counting.queries == 7 * 11 * 4  # the last look at the last iterate too
+    counting = Counting(Wavy())
+    stopped = SPSA(steps=3, samples=10, batch_size=4).run(Wavy(), x, labels, Linf(0.1), gradients_from=counting)
+    assert stopped.queries == counting.queries < result.queries
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.4)], ids=str)
+def test_it_needs_no_gradient(threat: Any) -> None:
+    """A model whose gradient is cut stands against PGD and falls to queries, as it does to PGD without the cut."""
+    x = images(20, low=0.3, high=0.7)
+    model = linear(like=x)
+    labels = predicted(model, x)
+
+    def masked(x: Tensor) -> Tensor:
+        return model(x.detach())
+
+    pgd = PGD().run(masked, x, labels, threat)
+    assert pgd.zero_gradient_share == 1.0
+    assert pgd.accuracy.count == 20
+    spsa = SPSA(samples=32).run(masked, x, labels, threat)
+    open_pgd = PGD().run(model, x, labels, threat)
+    assert spsa.zero_gradient_share == 0.0
+    assert open_pgd.accuracy.count <= spsa.accuracy.count <= open_pgd.accuracy.count + 2
+    assert open_pgd.accuracy.count <= 5
+
+
+def test_a_loss_flat_to_probes_is_reported_as_a_zero_gradient() -> None:
+    x, labels = images(3), torch.zeros(3, dtype=torch.int64)
+
+    def flat(x: Tensor) -> Tensor:
+        return torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(len(x), 2)
+
+    result = SPSA(steps=2, samples=4).run(flat, x, labels, Linf(0.1))
+    assert result.zero_gradient_share == 1.0
+    assert torch.equal(result.adversarial, x)
+
+
+def test_its_step_is_an_eighth_of_the_radius_along_the_sign() -> None:
+    model, x = Wavy(), images(3)
+    labels = predicted(model, x)
+    result = SPSA(steps=1, samples=8, loss="ce").run(model, x, labels, Linf(0.08), checkpoints=(1,))
+    source = SPSAGradient(model, LOSSES["ce"], 8, 0.01, 512)
+    gradient = source(x, labels, ImageNoise(x, 0)).gradient
+    expected = (x + 0.01 * gradient.sign()).clamp(0, 1)
+    torch.testing.assert_close(result.checkpoints[1], expected, rtol=0, atol=1e-12)
+    wide = SPSA(steps=1, samples=8, loss="ce", step_size=0.05).run(model, x, labels, Linf(0.08), checkpoints=(1,))
+    torch.testing.assert_close(wide.checkpoints[1], (x + 0.05 * gradient.sign()).clamp(0, 1), rtol=0, atol=1e-12)

@@ -20,8 +20,13 @@ ATTACKS: dict[str, Attack] = {
     "pgd random": PGD(steps=4, random_start=True),
     "pgd restarts": PGD(steps=3, random_start=True, restarts=3),
     "pgd stops": PGD(steps=4, stop_when_fooled=True),
-    "spsa": SPSA(steps=3, samples=8),
-    "spsa goes on": SPSA(steps=3, samples=8, stop_when_fooled=False, chunk=13),
+    "spsa": SPSA(steps=3, samples=4),
+    "spsa goes on": SPSA(steps=3, samples=4, stop_when_fooled=False, chunk=13),
+}
+SHORT: dict[str, Attack] = {
+    "pgd": PGD(steps=2),
+    "pgd restarts": PGD(steps=2, random_start=True, restarts=2),
+    "spsa": SPSA(steps=2, samples=2),
 }
 
 
@@ -34,14 +39,16 @@ def with_batch_size(attack: Attack, size: int) -> Attack:
     return type(attack)(**(vars(attack) | {"batch_size": size}))
 
 
-@pytest.mark.parametrize("name", list(ATTACKS))
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("wavy", name) for name in ATTACKS), *(("sonet", name) for name in SHORT)]
+)
 @pytest.mark.parametrize("threat", [Linf(0.15), L2(0.5)], ids=str)
-@pytest.mark.parametrize("kind", ["wavy", "sonet"])
 def test_an_image_is_attacked_alike_in_any_batch(kind: str, threat: Threat, name: str) -> None:
     """Permuted, split, alone: the same adversarial images, random starts and probes included."""
-    model: Any = Wavy(speed=9.0) if kind == "wavy" else small_sonet(Adaptive(rtol=1e-2, atol=1e-2))
-    x = images(6) if kind == "wavy" else images(6, shape=(3, 8, 8))
-    attack, labels = ATTACKS[name], predicted(model, x)
+    model: Any = Wavy(speed=9.0) if kind == "wavy" else small_sonet(Adaptive(rtol=0.1, atol=0.1))
+    x = images(6) if kind == "wavy" else images(6, shape=(3, 5, 6))
+    attack = ATTACKS[name] if kind == "wavy" else SHORT[name]
+    labels = predicted(model, x)
     whole = attack.run(model, x, labels, threat)
     assert (whole.distance[~whole.fooled] > 0).all()
     order = torch.tensor([4, 2, 0, 5, 1, 3])
@@ -50,7 +57,7 @@ def test_an_image_is_attacked_alike_in_any_batch(kind: str, threat: Threat, name
     torch.testing.assert_close(permuted.loss, whole.loss[:, order], rtol=1e-5, atol=1e-6, equal_nan=True)
     assert torch.equal(permuted.zero_gradients, whole.zero_gradients[order])
     assert permuted.queries == whole.queries
-    for size in (1, 4):
+    for size in (1, 4) if kind == "wavy" else (4,):
         split = with_batch_size(attack, size).run(model, x, labels, threat)
         torch.testing.assert_close(split.adversarial, whole.adversarial, rtol=0, atol=1e-8)
         assert split.queries == whole.queries
@@ -78,18 +85,21 @@ STEP_GRADIENTS: tuple[StepGradient, ...] = ("frozen", "first", "differentiated")
 def test_batches_of_k_are_groups_of_k_in_one_batch(step_gradient: StepGradient, threat: Threat) -> None:
     """On a network whose batch shares its steps: attacking in batches of k is attacking all with `scope=k`."""
     model = small_sonet(paper(step_gradient=step_gradient))
-    x = images(8, shape=(3, 8, 8)) * torch.linspace(0.5, 1, 8, dtype=torch.float64)[:, None, None, None]
+    brightness = torch.tensor([1.0, 0.4, 0.8, 0.5, 0.9, 0.6, 0.7, 0.3], dtype=torch.float64)
+    x = images(8, shape=(3, 5, 6)) * brightness[:, None, None, None]
     labels = predicted(model, x)
     found: dict[int, Tensor] = {}
     for k in (1, 2, 4):
-        batches = PGD(steps=3, keep="last", batch_size=k).run(model, x, labels, threat, checkpoints=(1, 2, 3))
-        grouped = PGD(steps=3, keep="last", batch_size=8).run(
-            model, x, labels, threat, gradients_from=variant(model, scope=k), checkpoints=(1, 2, 3)
-        )
+        n = 2 * k
+        separate = PGD(steps=3, keep="last", batch_size=k)
+        together = PGD(steps=3, keep="last", batch_size=n)
+        grouped = variant(model, scope=k)
+        one = separate.run(model, x[:n], labels[:n], threat, checkpoints=(1, 2, 3))
+        other = together.run(model, x[:n], labels[:n], threat, gradients_from=grouped, checkpoints=(1, 2, 3))
         for step in (1, 2, 3):
-            torch.testing.assert_close(grouped.checkpoints[step], batches.checkpoints[step], rtol=0, atol=1e-4)
-        torch.testing.assert_close(grouped.loss, batches.loss, rtol=0, atol=1e-4)
-        found[k] = batches.adversarial
+            torch.testing.assert_close(other.checkpoints[step], one.checkpoints[step], rtol=0, atol=1e-7)
+        torch.testing.assert_close(other.loss, one.loss, rtol=0, atol=1e-6)
+        found[k] = one.adversarial[:2]
     if threat.norm == "l2":  # or the comparison would say nothing: who shares a step does matter here
         assert (found[1] - found[4]).abs().max() > 1e-3
 
@@ -158,11 +168,10 @@ class SaysNothingOfWhite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits = self.linear(x)
-        white = x.flatten(1).mean(1) > 0.8
-        broken = torch.full_like(logits, self.answer) * logits
+        white = (x.flatten(1).mean(1) > 0.8)[:, None]
         if self.answer == float("inf"):
-            broken = torch.cat([broken[:, :1], logits[:, 1:]], 1)
-        return torch.where(white[:, None], broken, logits)
+            white = white & torch.tensor([True, False, False])
+        return logits.masked_fill(white, self.answer)
 
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf")])
@@ -187,5 +196,6 @@ def test_no_answer_counts_as_fooled_and_leaves_the_others_alone(attack: Attack, 
     assert torch.equal(result.adversarial[others], without.adversarial)
     assert torch.equal(result.predictions[others], without.predictions)
     assert torch.isfinite(result.adversarial).all()
-    assert result.zero_gradients.tolist() == [False, False, True, False, False] or isinstance(attack, SPSA)
+    assert not result.zero_gradients[others].any()
+    assert result.zero_gradients[2] or answer == float("inf")
     assert (result.distance[others] > 0).any()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor
-from toy_classifiers import Counting, Linear, Wavy, hand_pgd, images, linear, predicted, weights
+from toy_classifiers import Counting, Linear, Wavy, hand_pgd, images, linear, predicted
 
 from sonet.attacks import L2, LOSSES, PGD, AttackResult, Linf, Threat, margin
 from sonet.attacks.ascent import ascend
@@ -69,11 +71,10 @@ def radius_in_the_box(model: Linear, x: Tensor, label: Tensor, norm: Norm) -> tu
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_linear_model_falls_exactly_at_its_radius_where_the_box_cuts(norm: Norm) -> None:
-    """Pixels at the border cannot move on; the others must make up for it. Small steps in l2, to get into the corner."""
-    x = images(5).round() * 0.9 + 0.05
+    """Pixels at the border cannot move on; the others must make up for it. In l2 with small steps."""
+    x = 0.05 + 0.9 * images(6).round()
     x[:, 0, 0] = x[:, 0, 0].round()
-    model = Linear(weights(2), torch.zeros(2, dtype=torch.float64))
-    model = Linear(model.weight, torch.tensor([0.0, -1.5]) * torch.sign(margin(model(x), torch.zeros(5).long()).mean()))
+    model = linear(like=x)
     labels = predicted(model, x)
     cut = 0
     for i in range(len(x)):
@@ -82,7 +83,7 @@ def test_a_linear_model_falls_exactly_at_its_radius_where_the_box_cuts(norm: Nor
         cut += int(((fallen == 0) | (fallen == 1)).sum() > 3)
         for factor, falls in ((0.99, False), (1.01, True)):
             eps = factor * radius
-            settings: dict[str, Any] = {} if norm == "linf" else {"steps": 1200, "step_size": eps / 300}
+            settings: dict[str, Any] = {} if norm == "linf" else {"steps": 500, "step_size": eps / 150}
             attack = PGD(loss="margin", stop_when_fooled=True, **settings)
             assert attack.run(model, image, label, Threat(norm, eps)).fooled.item() is falls
     assert cut >= 3
@@ -133,32 +134,37 @@ def test_the_step_is_an_eighth_of_the_radius_by_default(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("random_start", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_best_is_never_worse_than_an_iterate(norm: Norm, random_start: bool) -> None:
+@pytest.mark.parametrize("threats", [(Linf(0.015), Linf(0.15)), (L2(0.05), L2(0.5))])
+def test_the_best_is_never_worse_than_an_iterate(threats: tuple[Threat, Threat], random_start: bool) -> None:
     """An iterate that fools if there was one, and of those, or else of all, the one of largest loss."""
-    model, x, threat = Wavy(speed=9.0), images(40), Threat(norm, 0.15 if norm == "linf" else 0.5)
+    model, x = Wavy(speed=9.0), images(60)
     labels = predicted(model, x)
+    labels[0] = (labels[0] + 1) % 3  # fooled by itself
     steps = tuple(range(1, 13))
-    attack = PGD(steps=12, step_size=threat.eps, random_start=random_start)
-    result = attack.run(model, x, labels, threat, checkpoints=steps)
-    iterates = torch.stack([result.checkpoints[step] for step in steps])
-    losses = torch.stack([LOSSES["ce"](model(each), labels) for each in iterates])
-    fooled = torch.stack([predicted(model, each) != labels for each in iterates])
-    ever = fooled.any(0)
-    assert (result.fooled | ~ever).all()
-    mine = LOSSES["ce"](model(result.adversarial), labels)
-    of_those = torch.where(fooled | ~ever, losses, -torch.inf).amax(0)
-    assert (mine >= of_those).all()
-    # The start is an iterate too; without a random one it is the image, and none of these is fooled by itself.
-    assert (mine >= result.loss[0].double() - 1e-6)[result.fooled == result.fooled.new_zeros(())].all()
-    last = PGD(steps=12, step_size=threat.eps, random_start=random_start, keep="last").run(model, x, labels, threat)
-    assert torch.equal(last.adversarial, iterates[-1])
-    assert (ever & ~last.fooled).any()  # the last iterate alone would have lost some
-    assert 0 < int(ever.sum()) < 40
+    never = lost = 0
+    for threat in threats:
+        attack = PGD(steps=12, step_size=threat.eps, random_start=random_start, seed=4)
+        result = attack.run(model, x, labels, threat, checkpoints=steps)
+        last = replace(attack, keep="last").run(model, x, labels, threat)
+        noise = ImageNoise(x, 4 * 1009)
+        offset = threat.random_offset(noise.uniform(), noise.normal(), noise.scalar())
+        start = threat.project(x + offset, x) if random_start else x
+        iterates = torch.stack([start, *(result.checkpoints[step] for step in steps)])
+        assert torch.equal(last.adversarial, iterates[-1])
+        losses = torch.stack([LOSSES["ce"](model(each), labels) for each in iterates])
+        fooled = torch.stack([predicted(model, each) != labels for each in iterates])
+        ever = fooled.any(0)
+        best = torch.where(fooled | ~ever, losses, -torch.inf).argmax(0)
+        torch.testing.assert_close(result.adversarial, iterates[best, torch.arange(60)], rtol=0, atol=1e-12)
+        assert torch.equal(result.fooled, ever)
+        never += int((~ever).sum())
+        lost += int((ever & ~last.fooled).sum())
+    assert never > 3  # both parts of the promise were needed
+    assert lost > 3
 
 
 def test_the_best_counts_fooling_before_loss() -> None:
-    """Cross-entropy may be larger at an iterate that does not fool: with three classes, where two others share the rest."""
+    """Cross-entropy may be larger at an iterate that does not fool: two other classes share the rest."""
 
     def model(x: Tensor) -> Tensor:
         """At 0.5 not fooled; at 0.6 fooled by a hair, loss 0.70; at 0.7 not fooled, loss 1.09."""
@@ -189,7 +195,7 @@ def test_a_run_s_checkpoints_are_shorter_runs() -> None:
 
 
 def test_samples_that_stop_when_fooled_stay_where_they_fell() -> None:
-    model, x, threat = Wavy(), images(12), Linf(0.2)
+    model, x, threat = Wavy(), images(12), L2(0.1)
     labels = predicted(model, x)
     labels[0] = (labels[0] + 1) % 3  # fooled from the start
     steps = tuple(range(1, 9))
@@ -202,7 +208,7 @@ def test_samples_that_stop_when_fooled_stay_where_they_fell() -> None:
     for i in range(12):
         first = int(fooled[:, i].int().argmax()) if fooled[:, i].any() else None
         if first is not None:
-            assert torch.equal(stopped.adversarial[i], iterates[first, i])
+            torch.testing.assert_close(stopped.adversarial[i], iterates[first, i], rtol=0, atol=1e-12)
         looked = 8 if first is None else min(first + 1, 8)
         assert torch.isfinite(stopped.loss[:, i]).tolist() == [True] * looked + [False] * (8 - looked)
     assert torch.equal(stopped.fooled, fooled.any(0))
@@ -263,6 +269,20 @@ def test_restarts_keep_for_each_sample_the_best_of_all() -> None:
     assert result.loss.shape == (4, 40)
 
 
+def test_of_restarts_one_that_fools_goes_before_one_of_larger_loss() -> None:
+    def model(x: Tensor) -> Tensor:
+        """Without gradient: in dark images fooled by a hair, loss 0.70; in light ones not fooled, loss 1.10."""
+        dark = x[:, 0, 0, 0, None] < 0.5
+        return torch.where(dark, torch.tensor([2.0, 2.01, -5.0]), torch.tensor([2.0001, 2.0, 2.0])).double()
+
+    x = torch.linspace(0.45, 0.55, 8, dtype=torch.float64).view(8, 1, 1, 1)
+    labels = torch.zeros(8, dtype=torch.int64)
+    once = PGD(steps=1, random_start=True, keep="last").run(model, x, labels, Linf(0.3))
+    assert 0 < once.accuracy.count < 8  # the start decides
+    often = PGD(steps=1, random_start=True, keep="last", restarts=20).run(model, x, labels, Linf(0.3))
+    assert often.accuracy.count == 0
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_larger_radius_leaves_no_more_accuracy(norm: Norm) -> None:
     """On a linear model also image by image; from all that it gets right by itself down to none."""
@@ -272,7 +292,7 @@ def test_a_larger_radius_leaves_no_more_accuracy(norm: Norm) -> None:
     labels[:3] = 1 - labels[:3]
     radii = [0.0, 0.01, 0.03, 0.1, 0.3] if norm == "linf" else [0.0, 0.05, 0.15, 0.5, 1.5]
     results = [PGD().run(model, x, labels, Threat(norm, eps)) for eps in radii]
-    for smaller, larger in zip(results[:-1], results[1:], strict=True):
+    for smaller, larger in itertools.pairwise(results):
         assert (larger.fooled | ~smaller.fooled).all()
         assert larger.accuracy.count <= smaller.accuracy.count
     counts = [result.accuracy.count for result in results]

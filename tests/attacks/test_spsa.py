@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from toy_classifiers import Counting, Wavy, images, linear, predicted
 
-from sonet.attacks import L2, LOSSES, PGD, SPSA, Linf, margin
+from sonet.attacks import L2, LOSSES, PGD, SPSA, Linf, Threat, margin
 from sonet.attacks.gradients import Backpropagation, Slope, SPSAGradient
 from sonet.attacks.noise import ImageNoise
 
@@ -27,7 +27,7 @@ def test_the_estimate_converges_to_the_gradient_of_a_linear_loss() -> None:
     x = images(3)
     model = linear(like=x)
     labels = predicted(model, x)
-    got = estimate(model, x, labels, 4000).gradient.flatten(1)
+    got = estimate(model, x, labels, 2000).gradient.flatten(1)
     true = true_gradient(model, x, labels).flatten(1)
     assert (torch.cosine_similarity(got, true) > 0.99).all()
     assert ((got - true).norm(dim=1) < 0.15 * true.norm(dim=1)).all()
@@ -39,7 +39,7 @@ def test_the_estimate_is_unbiased_and_has_the_variance_of_its_theory() -> None:
     model = linear()
     labels = torch.zeros(400, dtype=torch.int64)
     pairs, dimensions = 10, 18
-    got = estimate(model, x, labels, 2 * pairs).gradient.flatten(1)
+    got = estimate(model, x, labels, pairs).gradient.flatten(1)
     true = true_gradient(model, x, labels).flatten(1)
     size = true[0].square().sum()
     assert ((got - true).mean(0).square().sum() / size).sqrt() < 0.1
@@ -50,7 +50,7 @@ def test_the_estimate_is_unbiased_and_has_the_variance_of_its_theory() -> None:
 def test_the_estimate_is_its_formula() -> None:
     model, x = Wavy(), images(4)
     labels = torch.arange(4) % 3
-    slope = estimate(model, x, labels, 6, seed=5)
+    slope = estimate(model, x, labels, 3, seed=5)
     directions = ImageNoise(x, 5).signs(3)
     assert directions.shape == (4, 3, 2, 3, 3)
     assert directions.abs().eq(1).all()
@@ -68,8 +68,8 @@ def test_the_estimate_is_its_formula() -> None:
 def test_the_chunk_is_the_most_the_model_sees_at_once_and_changes_nothing_else(chunk: int) -> None:
     counting, x = Counting(Wavy()), images(4)
     labels = torch.arange(4) % 3
-    got = estimate(counting, x, labels, 6, chunk=chunk).gradient
-    torch.testing.assert_close(got, estimate(Wavy(), x, labels, 6).gradient, rtol=1e-9, atol=1e-12)
+    got = estimate(counting, x, labels, 3, chunk=chunk).gradient
+    torch.testing.assert_close(got, estimate(Wavy(), x, labels, 3).gradient, rtol=1e-9, atol=1e-12)
     assert counting.batches[0] == 4
     assert max(counting.batches[1:]) == min(chunk, 24)
     assert sum(counting.batches[1:]) == 24
@@ -78,12 +78,12 @@ def test_the_chunk_is_the_most_the_model_sees_at_once_and_changes_nothing_else(c
 def test_queries_are_the_images_the_model_saw() -> None:
     x, labels = images(7), torch.arange(7) % 3
     counting = Counting(Wavy())
-    attack = SPSA(steps=3, samples=10, batch_size=4, stop_when_fooled=False)
+    attack = SPSA(steps=3, samples=5, batch_size=4, stop_when_fooled=False)
     result = attack.run(Wavy(), x, labels, Linf(0.1), gradients_from=counting)
     assert counting.backward_images == 0
     assert result.queries == counting.queries == 7 * 11 * 4  # the last look at the last iterate too
     counting = Counting(Wavy())
-    stopped = SPSA(steps=3, samples=10, batch_size=4).run(Wavy(), x, labels, Linf(0.1), gradients_from=counting)
+    stopped = SPSA(steps=3, samples=5, batch_size=4).run(Wavy(), x, labels, Linf(0.1), gradients_from=counting)
     assert stopped.queries == counting.queries < result.queries
 
 
@@ -100,7 +100,7 @@ def test_it_needs_no_gradient(threat: Any) -> None:
     pgd = PGD().run(masked, x, labels, threat)
     assert pgd.zero_gradient_share == 1.0
     assert pgd.accuracy.count == 20
-    spsa = SPSA(samples=32).run(masked, x, labels, threat)
+    spsa = SPSA(samples=16).run(masked, x, labels, threat)
     open_pgd = PGD().run(model, x, labels, threat)
     assert spsa.zero_gradient_share == 0.0
     assert open_pgd.accuracy.count <= spsa.accuracy.count <= open_pgd.accuracy.count + 2
@@ -118,13 +118,42 @@ def test_a_loss_flat_to_probes_is_reported_as_a_zero_gradient() -> None:
     assert torch.equal(result.adversarial, x)
 
 
-def test_its_step_is_an_eighth_of_the_radius_along_the_sign() -> None:
-    model, x = Wavy(), images(3)
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
+@pytest.mark.parametrize("threat", [Linf(0.08), L2(0.3)], ids=str)
+def test_it_steps_along_the_estimates_with_momentum(threat: Threat, momentum: float) -> None:
+    """Written out: probes and steps of a quarter of the radius, estimates of an image's own stream of directions."""
+    model, x = Wavy(), images(4)
     labels = predicted(model, x)
-    result = SPSA(steps=1, samples=8, loss="ce").run(model, x, labels, Linf(0.08), checkpoints=(1,))
-    source = SPSAGradient(model, LOSSES["ce"], 8, 0.01, 512)
-    gradient = source(x, labels, ImageNoise(x, 0)).gradient
-    expected = (x + 0.01 * gradient.sign()).clamp(0, 1)
-    torch.testing.assert_close(result.checkpoints[1], expected, rtol=0, atol=1e-12)
-    wide = SPSA(steps=1, samples=8, loss="ce", step_size=0.05).run(model, x, labels, Linf(0.08), checkpoints=(1,))
-    torch.testing.assert_close(wide.checkpoints[1], (x + 0.05 * gradient.sign()).clamp(0, 1), rtol=0, atol=1e-12)
+    attack = SPSA(steps=3, samples=4, momentum=momentum, loss="ce", seed=2, stop_when_fooled=False)
+    result = attack.run(model, x, labels, threat, checkpoints=(1, 2, 3))
+    delta = threat.eps / 4 if threat.norm == "linf" else threat.eps / 4 / 18**0.5  # 18 pixels
+    source, noise = SPSAGradient(model, LOSSES["ce"], 4, delta, 512), ImageNoise(x, 2)
+    current, velocity = x, torch.zeros_like(x)
+    for step in (1, 2, 3):
+        velocity = momentum * velocity + source(current, labels, noise).gradient
+        length = velocity.flatten(1).norm(dim=1)[:, None, None, None]
+        along = velocity.sign() if threat.norm == "linf" else velocity / length
+        current = threat.project(current + threat.eps / 4 * along, x)
+        torch.testing.assert_close(result.checkpoints[step], current, rtol=0, atol=1e-12)
+
+
+def test_settings_of_probe_and_step_are_read() -> None:
+    model, x = Wavy(), images(4)
+    labels = predicted(model, x)
+
+    def run(**settings: Any) -> Tensor:
+        return SPSA(steps=2, samples=4, **settings).run(model, x, labels, L2(0.3), checkpoints=(2,)).checkpoints[2]
+
+    plain = run()
+    torch.testing.assert_close(
+        plain, run(delta=0.3 / 4 / 18**0.5, step_size=0.3 / 4, momentum=0.75, seed=0), rtol=0, atol=1e-12
+    )
+    for change in ({"delta": 0.2}, {"step_size": 0.1}, {"momentum": 0.0}, {"seed": 1}, {"loss": "ce"}):
+        assert (run(**change) - plain).abs().max() > 1e-4
+
+
+def test_a_radius_of_zero_leaves_the_images() -> None:
+    model, x = Wavy(), images(4)
+    result = SPSA(steps=2, samples=2).run(model, x, predicted(model, x), Linf(0))
+    assert torch.equal(result.adversarial, x)
+    assert result.accuracy.count == 4

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from sonet.blocks import ode_blocks
+from sonet.blocks import SkewConv, SkewDense, ode_blocks
 from sonet.models import MODELS, ConfigError, build, configure, parse_config
 from sonet.solvers import Adaptive, Fixed, paper
 
@@ -86,6 +86,18 @@ def test_the_solver_is_that_of_every_block_with_all_its_settings(name: str) -> N
     assert blocks
     assert all(block.solver == solver for block in blocks.values())
     assert all(block.name == path for path, block in blocks.items())
+
+
+@pytest.mark.parametrize("name", ["sonet", "soblock-resnet10", "soblock-wide-resnet"])
+def test_damping_slope_and_norm_are_those_of_every_field(name: str) -> None:
+    model = build(name, **(BASE[name] | {"gamma": 0.3, "slope": 0.2, "norm": False}))
+    fields = [block.field for block in ode_blocks(model).values()]
+    convolutions = [field for field in fields if isinstance(field, SkewConv)]
+    assert len(convolutions) == (3 if name == "sonet" else 1)
+    assert [type(field) for field in fields[len(convolutions) :]] == ([SkewDense] if name == "sonet" else [])
+    assert all(field.slope == 0.2 for field in fields)
+    assert all(field.gamma == 0.3 for field in convolutions)
+    assert not any(isinstance(module, nn.GroupNorm) for module in model.modules())
 
 
 def test_defaults_are_those_of_the_paper() -> None:

@@ -124,7 +124,7 @@ def test_groups_stay_together_when_others_have_finished() -> None:
         assert_same(part, whole, slice(i, i + 2), 1e-9)
 
 
-@pytest.mark.parametrize("step_gradient", ["frozen", "first", "differentiated"])
+@pytest.mark.parametrize("step_gradient", ["frozen", "differentiated"])
 @pytest.mark.parametrize("end", ["clip", "dense"])
 @pytest.mark.parametrize("method", PAIRS)
 def test_a_batch_of_one_is_a_sample(method: str, end: str, step_gradient: str) -> None:

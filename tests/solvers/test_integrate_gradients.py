@@ -32,7 +32,7 @@ def test_fixed_steps_pass_gradcheck(method: str, kind: str) -> None:
     w, y = leaves(weights(0)), leaves(start(0, 2))
 
     def solve(*inputs: Tensor) -> State:
-        solver = Fixed(method=method, num_steps=3)
+        solver = Fixed(method=method, num_steps=2)
         return integrate(make(inputs[: len(w)]), inputs[len(w) :], solver, t0=0.2, t1=0.9).state
 
     assert torch.autograd.gradcheck(solve, (*w, *y))
@@ -115,7 +115,7 @@ def compare(kind: str, seeds: int, samples: int = 4, **setting: object) -> list[
 @pytest.mark.parametrize("method", PAIRS)
 def test_differentiated_is_the_derivative_of_the_adaptive_map(method: str, end: str, scope: str | int) -> None:
     """To 1e-5 of the gradient's norm, with and without rejected steps."""
-    for setting in ({}, {"rtol": 0.01, "atol": 0.01, "first_step": 0.9}):
+    for setting in ({}, {"rtol": 0.02, "atol": 0.02, "first_step": 0.9}):
         changes = LOOSE | setting | {"method": method, "end": end, "scope": scope}
         for kind, seeds in (("pair", 3), ("single", 1)):
             assert max(compare(kind, seeds, **changes)) < 1e-5
@@ -125,7 +125,7 @@ def test_those_points_had_rejected_steps() -> None:
     rejected = 0
     for seed in range(3):
         make, weights, start = KINDS["pair"]
-        solver = Adaptive(method="bosh3", rtol=0.01, atol=0.01, first_step=0.9)
+        solver = Adaptive(method="bosh3", rtol=0.02, atol=0.02, first_step=0.9)
         rejected += int(integrate(make(weights(seed)), start(seed, 4), solver).rejected.sum())
     assert rejected >= 6
 
@@ -235,8 +235,8 @@ def test_the_leak() -> None:
 
 
 @pytest.mark.parametrize("end", ["clip", "dense"])
-@pytest.mark.parametrize("scope", ["sample", "batch", 2])
-@pytest.mark.parametrize("method", PAIRS)
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+@pytest.mark.parametrize("method", ["adaptive_heun", "dopri5"])
 def test_which_step_sizes_carry_gradient(
     method: str, scope: str | int, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

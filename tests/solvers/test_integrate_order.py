@@ -60,7 +60,7 @@ def test_fixed_steps_go_backwards_too(oracle: Oracle) -> None:
         torch.testing.assert_close(got, start, atol=1e-7, rtol=0)
 
 
-TOLERANCES = {"adaptive_heun": [1e-1, 1e-2, 1e-4], "bosh3": [1e-2, 1e-5, 1e-7]}
+TOLERANCES = {"adaptive_heun": [1e-1, 1e-2, 1e-3], "bosh3": [1e-2, 1e-5, 1e-7]}
 
 
 @pytest.mark.parametrize("oracle", ORACLES, ids=by_name)

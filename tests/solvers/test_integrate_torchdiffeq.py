@@ -113,11 +113,11 @@ def test_accepted_steps(method: str, tolerance: float, kind: str, span: tuple[fl
         torch.testing.assert_close(taken * sign, torch.tensor(steps, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
-@SPANS
+@pytest.mark.parametrize("span", [(0.2, 2.2), (1.0, -0.5)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-3])
 def test_bosh3_in_float32(tolerance: float, kind: str, span: tuple[float, float]) -> None:
-    for seed in range(3):
+    for seed in range(2):
         _, start, field = build(kind, seed, torch.float32)
         expected = theirs(field, start, "bosh3", span, rtol=tolerance, atol=tolerance)
         got = ours(field, start, "bosh3", span, tolerance)

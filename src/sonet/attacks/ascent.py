@@ -55,7 +55,7 @@ def ascend(
 
     keep "last" returns x_steps. keep "best" returns, for each sample, an iterate that fools `source`'s own classifier
     if there was one, the one of largest loss among them, so that the result is never worse than an earlier iterate.
-    A sample's gradient that is not finite counts as zero: the sample stays where it is.
+    A sample's gradient that is not finite counts as zero: without momentum the sample stays where it is.
     """
     current = start.clone()
     # In float64, so that it holds a loss of any precision as it is.

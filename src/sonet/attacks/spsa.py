@@ -24,8 +24,10 @@ class SPSA(Attack):
 
     Args:
         steps: >= 1. samples: >= 1, random directions for one estimate; each costs two queries.
-        delta: > 0, length of a probe in each pixel; default eps / 4, close to that paper's 0.01 at eps = 8/255.
-        step_size: default eps / 8. momentum: in [0, 1), averages the noise of the estimates.
+        delta: > 0, length of a probe in each pixel; default eps / 4, close to that paper's 0.01 at eps = 8/255. In l2
+            eps / (4 sqrt(pixels)): there too a whole probe is a quarter of the radius long.
+        step_size: default eps / 4, longer than PGD's: the signs of noisy estimates partly cancel.
+        momentum: in [0, 1), averages the noise of the estimates.
         loss: "margin" (default: a saturated cross-entropy would be flat to probes too) or "ce".
         batch_size: images attacked together. chunk: probes the model sees at once.
         stop_when_fooled: an image that falls costs no more queries.
@@ -65,7 +67,8 @@ class SPSA(Attack):
         progress: Progress | None,
     ) -> Crafted:
         # A ball of radius 0 holds the image alone; the probe's length then does not matter, but must not be 0.
-        delta = self.delta or threat.eps / 4 or 0.01
+        share = 1.0 if threat.norm == "linf" else images[0].numel() ** -0.5
+        delta = self.delta or share * threat.eps / 4 or 0.01
         return ascend(
             SPSAGradient(classifier, LOSSES[self.loss], self.samples, delta, self.chunk),
             images,
@@ -74,7 +77,7 @@ class SPSA(Attack):
             start=images,
             noise=ImageNoise(images, self.seed),
             steps=self.steps,
-            step_size=threat.eps / 8 if self.step_size is None else self.step_size,
+            step_size=threat.eps / 4 if self.step_size is None else self.step_size,
             keep="best",
             stop_when_fooled=self.stop_when_fooled,
             momentum=self.momentum,

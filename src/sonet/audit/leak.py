@@ -15,6 +15,8 @@ def own_gradient_share(
 ) -> Tensor:
     r"""For each sample i, ||g_own|| / (||g_own|| + ||g_mates||), (N,) in [0, 1]; 1 where both are zero.
 
+    NaN where a gradient is not finite: nothing is known of such a sample.
+
         g_own = d L_i / d x_i,    g_mates = sum_{j != i} d L_j / d x_i
 
     A classifier that treats samples independently has 1 everywhere. One whose samples share step sizes that carry
@@ -24,9 +26,12 @@ def own_gradient_share(
     pass serves one sample of every group; the default, N, assumes nothing. N / stride must be whole.
     """
     count = len(images)
-    stride = stride or count
-    if count % stride:
-        raise ValueError(f"own_gradient_share: {count} images do not divide into groups of {stride}; take a multiple.")
+    stride = count if stride is None else stride
+    if stride < 1 or count % stride:
+        raise ValueError(
+            f"own_gradient_share: got stride {stride}, expected a number >= 1 that divides the {count} images. "
+            "Samples are taken in whole groups of it; give a multiple of it as images."
+        )
     leaf = images.detach().clone().requires_grad_(True)
     losses = loss(classifier(leaf), labels)
     (whole,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
@@ -37,4 +42,4 @@ def own_gradient_share(
         own[chosen] = gradient[chosen]
     mine, mates = own.flatten(1).norm(dim=1), (whole - own).flatten(1).norm(dim=1)
     total = mine + mates
-    return torch.where(total > 0, mine / torch.where(total > 0, total, 1.0), 1.0)
+    return torch.where(total == 0, 1.0, mine / torch.where(total == 0, 1.0, total))

@@ -93,5 +93,3 @@ def watch_solves(model: nn.Module, listener: Listener) -> Iterator[None]:
     finally:
         for block in blocks:
             block.listeners.remove(listener)
-
-

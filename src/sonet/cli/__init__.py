@@ -46,9 +46,10 @@ def main() -> None:
     """Run the command; an error that a user can mend is one sentence on stderr, not a traceback."""
     try:
         app()
-    except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from what was written.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer turns Ctrl-C into it, without a word
+            _say("interrupted; the same command goes on from what was written.")
+        raise
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"sonet: {text}")
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False).print(f"sonet: {text}")
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -95,4 +96,4 @@ def _sentence(error: Exception) -> str:
 
     from sonet.models import explain
 
-    return explain(error) if isinstance(error, ValidationError) else str(error)
+    return " ".join((explain(error) if isinstance(error, ValidationError) else str(error)).split())

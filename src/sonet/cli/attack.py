@@ -42,7 +42,7 @@ def attack(
     threat: Annotated[str, typer.Option(help="Norm and radius in pixel units: linf:8/255, l2:0.5.")] = "linf:8/255",
     name: Annotated[AttackName, typer.Option("--attack", help="See `sonet list attacks`.")] = AttackName.PGD,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the attack.")] = 20,
-    step_size: Annotated[float | None, typer.Option(help="Length of a step [default: eps / 8].")] = None,
+    step_size: Annotated[float | None, typer.Option(help="Length of a step [default: eps / 8; spsa eps / 4].")] = None,
     loss: Annotated[LossName | None, typer.Option(help="What is driven up [default: ce; for spsa margin].")] = None,
     random_start: Annotated[bool, typer.Option("--random-start", help="Start anywhere in the ball (pgd).")] = False,
     restarts: Annotated[int, typer.Option(min=1, help="Runs from random starts; the best counts (pgd).")] = 1,
@@ -66,7 +66,8 @@ def attack(
 
     Example: sonet attack runs/sonet --threat linf:0.2 --step-gradient frozen
     """
-    from sonet.attacks import Threat
+    from sonet.attacks import AttackError, Threat
+    from sonet.cli.fits import check_fits
     from sonet.cli.progress import bar
     from sonet.data import load
     from sonet.training import load_checkpoint, load_model
@@ -76,8 +77,12 @@ def attack(
     model = load_model(run)
     known = load_checkpoint(run).description.data
     where = data_dir or (Path(known["data_dir"]) if data is None and known.get("data_dir") else None)
-    test = load(data or known.get("load", known.get("name", "digits")), data_dir=where).test
+    source = data or known.get("load") or known.get("name")
+    if source is None:
+        raise AttackError(f"{run} does not say what data it was trained on; name some with --data.")
+    test = load(source, data_dir=where).test
     test = test if images is None else test.take(images)
+    check_fits(model, test.images, source)
     total = len(test) * steps * (restarts if name is AttackName.PGD else 1)
     done = 0.0
     with bar() as shown:
@@ -180,7 +185,7 @@ def _crafting(model: nn.Module, step_gradient: StepGradientName | None, scope: s
     if step_gradient is not None:
         changes["step_gradient"] = step_gradient.value
     if scope is not None:
-        changes["scope"] = int(scope) if scope.isdigit() else scope
+        changes["scope"] = int(scope) if scope.isdecimal() else scope
     if not changes:
         return None
     if not ode_blocks(model):

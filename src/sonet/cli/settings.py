@@ -14,8 +14,9 @@ SECTIONS = ("model", "training")
 def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[str, Any]]:
     """{"model": ..., "training": ...}; values of `overrides` are TOML, or text where they are no TOML.
 
-    An override of `model.solver.kind` drops the other solver settings of the file: they belong to the other kind.
-    `model.solver = "paper"` stands for the paper's setting.
+    `model.solver = "paper"` stands for the paper's setting, of which single ones can be overridden. An override of
+    `model.solver.kind` drops the other solver settings of the file: they belong to the other kind. The order of
+    overrides matters only among those of the same key: whole tables come before their entries, kinds before the rest.
     """
     settings: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     if config is not None:
@@ -23,12 +24,16 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
             raw = tomllib.loads(config.read_text())
         except FileNotFoundError:
             raise ConfigError(f"{config}: there is no such file; --config takes a TOML file.") from None
+        except OSError as error:
+            raise ConfigError(f"{config}: cannot be read ({error.strerror}); --config takes a TOML file.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{config}: is not TOML: {error}.") from None
         for section, values in raw.items():
             if section not in SECTIONS or not isinstance(values, dict):
                 raise ConfigError(f"{config}: got [{section}], expected the tables [model] and [training] only.")
             settings[section] = values
+    _expand_paper(settings["model"])
+    parsed: list[tuple[list[str], str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         path = key.strip().split(".")
@@ -36,17 +41,30 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
             raise ConfigError(
                 f"--set: got {override!r}, expected model.KEY=VALUE or training.KEY=VALUE, e.g. model.channels=16."
             )
-        _put(settings, path, _value(text.strip()))
+        parsed.append((path, text.strip()))
+    for path, text in sorted(parsed, key=lambda item: (len(item[0]), item[0][-1] != "kind")):
+        _put(settings, path, _value(text))
+        _expand_paper(settings["model"])
     solver = settings["model"].get("solver")
+    if isinstance(solver, dict):
+        solver.setdefault("kind", "adaptive")
+    taken = [key for key in ("name", "like", "seed", "in_channels", "classes") if key in settings["model"]]
+    if taken:
+        raise ConfigError(
+            f"model.{taken[0]}: is no setting of this command; the network's name and --seed are given on the command "
+            "line, and the data say how many channels and classes there are."
+        )
+    return settings
+
+
+def _expand_paper(model: dict[str, Any]) -> None:
+    solver = model.get("solver")
     if isinstance(solver, str):
         from sonet.solvers import paper
 
         if solver != "paper":
             raise ConfigError(f"model.solver: got {solver!r}, expected 'paper' or a table such as {{kind = 'fixed'}}.")
-        settings["model"]["solver"] = paper().model_dump()
-    elif isinstance(solver, dict):
-        solver.setdefault("kind", "adaptive")
-    return settings
+        model["solver"] = paper().model_dump()
 
 
 def _put(settings: dict[str, Any], path: list[str], value: Any) -> None:

@@ -16,7 +16,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/MODEL].")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images [default: 12].")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 0.1].")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and augmentation.")] = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file with tables [model] and [training].")] = None,
     settings: Annotated[
         list[str] | None,
@@ -29,9 +29,10 @@ def train(
 
     Example: sonet train sonet --set model.channels=16 --set model.solver=paper --out runs/sonet
     """
+    from sonet.cli.fits import check_fits
     from sonet.cli.progress import TrainWatch, bar
     from sonet.cli.settings import read_settings
-    from sonet.data import load
+    from sonet.data import DATASETS, load
     from sonet.models import build
     from sonet.training import TrainConfig, fit
 
@@ -41,7 +42,11 @@ def train(
     setting = TrainConfig.model_validate(training)
     images = load(data, data_dir=data_dir, limit_train=limit_train)
     network = build(model, like=images, seed=seed, **given["model"])
+    check_fits(network, images.train.images, data)
     folder = out or Path("runs") / model
+    # So that the run can be attacked from another working folder.
+    found = data if data in DATASETS else str(Path(data).resolve())
+    found_in = None if data_dir is None else str(data_dir.resolve())
     with bar() as shown:
         history = fit(
             network,
@@ -49,7 +54,7 @@ def train(
             setting,
             test=images.test,
             run=folder,
-            data=images.describe() | {"load": data, "data_dir": None if data_dir is None else str(data_dir)},
+            data=images.describe() | {"load": found, "data_dir": found_in},
             progress=TrainWatch(shown, f"train {model}"),
         )
     last = history[-1]

@@ -73,7 +73,7 @@ def lay_out(plan: Plan) -> list[Cell]:
     for seed in range(plan.seeds):
         for model in plan.models:
             cells.append(Cell(kind="train", model=model, seed=seed))
-            adaptive = _adaptive(plan, model)
+            adaptive = plan.adaptive(model)
             if adaptive:
                 cells.append(Cell(kind="leak", model=model, seed=seed))
             for eps in plan.attacks.eps:
@@ -110,10 +110,6 @@ def _attacks(plan: Plan, model: ModelPlan, seed: int, eps: float, adaptive: bool
     cells.append(cell(loss="margin"))
     cells.append(cell(attack="spsa", steps=(attacks.spsa.steps,), loss="margin", step_gradient=None, attack_batch=1))
     return cells
-
-
-def _adaptive(plan: Plan, model: ModelPlan) -> bool:
-    return "solver" in type(plan.network(model)).model_fields and plan.solver.kind == "adaptive"
 
 
 def cost(cell: Cell, plan: Plan) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from sonet.models import configure
-from sonet.solvers import Solver
+from sonet.solvers import Adaptive, Solver
 from sonet.training import TrainConfig
 
 StepGradient = Literal["differentiated", "first", "frozen"]
@@ -20,7 +20,7 @@ class PlanError(ValueError):
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SPSAPlan(_Part):
@@ -66,7 +66,23 @@ class Plan(_Part):
     @model_validator(mode="after")
     def _sound(self) -> Plan:
         for entry in self.models:
+            if "solver" in entry.options:
+                raise ValueError(f"{entry.name} has a solver of its own; the plan's [solver] is that of all networks")
             self.network(entry)
+        attacks = self.attacks
+        for what, values in (
+            ("models", [entry.name for entry in self.models]),
+            ("attacks.eps", attacks.eps),
+            ("attacks.steps", attacks.steps),
+            ("attacks.step_gradients", attacks.step_gradients),
+            ("attacks.batches", attacks.batches),
+        ):
+            if len(set(values)) < len(values):  # its rows and files could not be told apart
+                raise ValueError(f"{what} names something twice: {', '.join(map(str, values))}")
+        if isinstance(self.solver, Adaptive) and self.solver.scope not in ("sample", "batch"):
+            raise ValueError(f"solver.scope {self.solver.scope}: networks are deployed with 'sample' or 'batch'")
+        if attacks.spsa.images > self.images:
+            raise ValueError(f"spsa attacks {attacks.spsa.images} images, but the plan has only {self.images}")
         for batch in self.attacks.batches:
             if self.images % batch:
                 raise ValueError(f"attack batch {batch} does not divide the {self.images} attacked images")
@@ -74,8 +90,12 @@ class Plan(_Part):
 
     def network(self, entry: ModelPlan, **like: Any) -> Any:
         """The config of a network of the plan; those with ODE blocks get the plan's solver."""
-        config = configure(entry.name, **entry.options, **like)
+        config = configure(entry.name, **(like | entry.options))
         return config.model_copy(update={"solver": self.solver}) if "solver" in type(config).model_fields else config
+
+    def adaptive(self, entry: ModelPlan) -> bool:
+        """Whether a network of the plan chooses its steps, so that there is a step gradient to speak of."""
+        return "solver" in type(self.network(entry)).model_fields and self.solver.kind == "adaptive"
 
 
 def plans() -> dict[str, str]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import connection
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -60,6 +64,7 @@ def do_cells(
 
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(queue,)) as pool:
         running: dict[Future[Outcome], Cell] = {}
         try:
@@ -74,10 +79,18 @@ def do_cells(
                     if cell.kind == "train":
                         trained.add((cell.model.name, cell.seed))
                     yield cell, outcome
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
+            ours = set(multiprocessing.active_children()) - others
+            for process in ours:
                 process.terminate()
+            for process in ours:
+                process.join()
+            if isinstance(error, BrokenProcessPool):
+                raise ChildProcessError(
+                    "a worker process was ended from outside, perhaps because memory ran out. The same command goes on "
+                    "from what was written; give it fewer --workers."
+                ) from None
             raise
 
 
@@ -85,6 +98,16 @@ def _start(queue: Any) -> None:
     global _queue
     _queue = queue
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on writing, beside the workers of the run that takes over."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # only workers come here
+    connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _work(cell: Cell, plan: Plan, out: Path, data_dir: Path | None) -> Outcome:

@@ -31,14 +31,18 @@ def reproduce(
     `out` of another plan is an error; nothing in it is touched. record.json is written after every cell, marked
     incomplete until the last, so that what was measured is never lost.
     """
-    _claim(plan, out)
+    claimed = _claimed(plan, out)
     data = load(plan.data, data_dir=data_dir)
     if plan.images > len(data.test):
         raise PlanError(f"the plan attacks {plan.images} images, but {plan.data} has {len(data.test)} to test with.")
+    if not claimed:
+        write_whole(out / PLAN, plan.model_dump_json(indent=1))
     cells = lay_out(plan)
     outcomes: dict[str, Outcome] = {}
     workers = default_workers() if workers is None else workers
     environment = Environment.here(device="cpu" if plan.training.device == "cpu" else _device())
+    if workers > 1:
+        environment = environment.model_copy(update={"threads": 1})  # of each worker; this process computes nothing
     start = time.perf_counter()
 
     def record(complete: bool) -> Record:
@@ -78,21 +82,22 @@ def _watched(ended: Iterable[tuple[Cell, Outcome]], watch: Watch) -> Iterable[tu
         yield cell, outcome
 
 
-def _claim(plan: Plan, out: Path) -> None:
-    """Mark the folder as this plan's, or refuse it."""
+def _claimed(plan: Plan, out: Path) -> bool:
+    """Whether the folder is this plan's already (True) or free to take (False); `PlanError` where it is another's."""
     mark = out / PLAN
-    text = plan.model_dump_json(indent=1)
     if mark.is_file():
-        if mark.read_text() != text:
+        if mark.read_text() != plan.model_dump_json(indent=1):
             raise PlanError(
                 f"{out} holds another experiment (its {PLAN} differs: other seeds, --quick, or an older version). "
                 "Give another --out, or remove the folder."
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return True
+    if out.exists() and not out.is_dir():
+        raise PlanError(f"{out} is a file, expected a folder for the record; give another one with --out.")
+    # What a run killed at its very first file left behind is not somebody else's.
+    if out.exists() and any(not entry.name.startswith(f".{PLAN}.") for entry in out.iterdir()):
         raise PlanError(f"{out} is not empty and holds no {PLAN}; give a new folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(mark, text)
+    return False
 
 
 def _device() -> str:

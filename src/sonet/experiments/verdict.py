@@ -72,11 +72,13 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> tuple[bool, st
         for what, left in [*changed, ("under SPSA, which uses no gradient", _find(here, {"attack": "spsa"}))]
         if left
     ]
+    if not others:
+        return False, f"{model}: its attacks are not finished."
     carriers = [(what, left) for what, left in others if below(left, start)]
     attack = f"PGD-{base['steps']} on cross-entropy"
     ball = f"{here[0].norm} {eps:g}"
     if not carriers:
-        rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others) or "nothing yet"
+        rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others)
         return False, f"{model}: no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
     how = f", {base['attack_batch']} images at a time through differentiated step sizes," if coupled else ""
     falls = ", ".join(f"{left.value:.2f} {what}" for what, left in carriers)

@@ -19,7 +19,7 @@ from sonet.experiments.cells import Cell, Outcome, Report
 from sonet.experiments.plan import Plan
 from sonet.models import build, variant
 from sonet.report import Leak, ModelCard, Picture, Row, StepHistogram, write_whole
-from sonet.solvers import Solution
+from sonet.solvers import Adaptive, Solution
 from sonet.training import BatchReport, fit, load_model
 from sonet.types import Classifier, Proportion
 
@@ -99,17 +99,19 @@ def _leak(cell: Cell, plan: Plan, model: nn.Module, images: Tensor, labels: Tens
     leaks = []
     for batch in plan.attacks.batches:
         if batch > 1:
-            grouped = variant(model, scope=batch, step_gradient="differentiated")
-            shares = own_gradient_share(grouped, images, labels, stride=batch).clamp(0.0, 1.0).tolist()
-            leaks.append(
-                Leak(
-                    model=cell.model.name,
-                    seed=cell.seed,
-                    attack_batch=batch,
-                    step_gradient="differentiated",
-                    shares=shares,
+            grouped = variant(model, **_sharing(plan, batch), step_gradient="differentiated")
+            shares = own_gradient_share(grouped, images, labels, stride=batch)
+            known = shares[torch.isfinite(shares)].clamp(0.0, 1.0).tolist()
+            if known:
+                leaks.append(
+                    Leak(
+                        model=cell.model.name,
+                        seed=cell.seed,
+                        attack_batch=batch,
+                        step_gradient="differentiated",
+                        shares=known,
+                    )
                 )
-            )
     solves: dict[str, list[Solution]] = {}
     with watch_solves(model, lambda name, solution: solves.setdefault(name, []).append(solution)):
         predict(model, images, whole)
@@ -126,16 +128,25 @@ def _leak(cell: Cell, plan: Plan, model: nn.Module, images: Tensor, labels: Tens
     return Outcome(leaks=tuple(leaks), steps=tuple(steps))
 
 
-def _crafting_model(cell: Cell, plan: Plan, model: nn.Module) -> Classifier | None:
-    """The variant that the gradients (or, for SPSA, the losses) come from; None for a network without a solver.
+def _sharing(plan: Plan, batch: int | None) -> dict[str, Any]:
+    """The change of solver that stands for attacking in batches of `batch`, done in one large batch and so faster.
 
-    Attacking in batches of k a model with batch-wide steps is the same as sharing steps among each k samples of a
-    large batch; attacking singly, as sharing with nobody. That is how it is done here, in one batch and so faster.
+    Batch-wide steps in batches of k are steps shared by each k samples of the large batch; for k = 1, by nobody.
+    Per-sample steps stay what they are: there the attack's batch changes nothing.
     """
-    if "solver" not in type(plan.network(cell.model)).model_fields:
+    if isinstance(plan.solver, Adaptive) and plan.solver.scope == "batch":
+        return {"scope": "sample" if batch == 1 else batch}
+    return {}
+
+
+def _crafting_model(cell: Cell, plan: Plan, model: nn.Module) -> Classifier | None:
+    """The variant that the gradients (or, for SPSA, the losses) come from; None for a network without adaptive steps.
+
+    SPSA has no gradient, and so no step gradient: "frozen" stands for any.
+    """
+    if not plan.adaptive(cell.model):
         return None
-    changes: dict[str, Any] = {"scope": cell.attack_batch if cell.attack_batch != 1 else "sample"}
-    return variant(model, **changes, step_gradient=cell.step_gradient or "frozen")
+    return variant(model, **_sharing(plan, cell.attack_batch), step_gradient=cell.step_gradient or "frozen")
 
 
 def _attack(
@@ -185,7 +196,7 @@ def _attack(
         step_gradient=cell.step_gradient,
         attack_batch=cell.attack_batch,
         norm=plan.attacks.norm,
-        step_size=threat.eps / 8,
+        step_size=threat.eps / (4 if cell.attack == "spsa" else 8),
         keep="best" if cell.attack == "spsa" else "last",
     )
     rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -119,7 +120,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         raw = json.loads((folder / DESCRIPTION).read_text())
         if raw.get("schema") != SCHEMA:
-            raise CheckpointError(f"{folder}: got schema {raw.get('schema')!r}, expected {SCHEMA!r}.")
+            raise CheckpointError(
+                f"{folder}: got schema {raw.get('schema')!r}, expected {SCHEMA!r}. "
+                "Read it with the version of sonet that wrote it, or train again."
+            )
         description = Description.model_validate(raw)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointError(f"{folder / DESCRIPTION}: cannot be read as JSON ({error}); it may be cut off.") from None
@@ -150,7 +154,11 @@ def load_model(path: Path) -> nn.Module:
         model = build(parse_config(checkpoint.description.model))
         model.load_state_dict(checkpoint.weights)
     except (ConfigError, ValidationError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: config and weights do not fit: {error}") from None
+        why = explain(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint.path}: {DESCRIPTION} describes a network that the weights do not fit: {why}. "
+            "One of the two files was changed; use an earlier copy or train again."
+        ) from None
     return model.eval().requires_grad_(False)
 
 
@@ -163,7 +171,11 @@ def find_checkpoint(path: Path) -> Path | None:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    return sorted(folder for folder in run.glob("epoch-[0-9]*") if (folder / DESCRIPTION).is_file())
+    """Oldest first. Folders of other names, such as somebody's copy of one, are not ours to read or remove."""
+    found = [folder for folder in run.glob("epoch-*") if re.fullmatch(r"epoch-\d{4,}", folder.name)]
+    return sorted(
+        (folder for folder in found if (folder / DESCRIPTION).is_file()), key=lambda folder: int(folder.name[6:])
+    )
 
 
 def _sha256(file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class TrainConfig(BaseModel):
@@ -17,7 +17,7 @@ class TrainConfig(BaseModel):
         "constant": lr.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objective: Literal["natural"] = Field(default="natural", description="what is minimised")
     epochs: PositiveInt = Field(default=12, description="passes over the training images")
@@ -30,7 +30,7 @@ class TrainConfig(BaseModel):
     )
     augment: Literal["none", "crop-flip"] = Field(default="none", description="crop with padding 4, and flip")
     clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient")
-    seed: NonNegativeInt = Field(default=0, description="order of images, augmentation, dropout")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="order of images, augmentation, dropout")
     device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
 

@@ -56,8 +56,11 @@ def fit(
 
     run: folder for a checkpoint each epoch. If it holds one of the same configs, training goes on from there, and ends
         with the weights it would have had without the interruption (bit for bit on a CPU with the same threads);
-        one of other configs is an error, never overwritten.
-    test: judged after each epoch. data: description of the data, for the checkpoint.
+        one of another network, training config or data is an error, never overwritten.
+    test: judged after each epoch. data: description of the data, for the checkpoint; JSON.
+
+    A last batch that leaves a process with a single image is left out, because BatchNorm cannot take it; the order
+    changes with the epoch, so that it is another image each time.
 
     Every epoch's order, augmentation and dropout depend on (seed, epoch) alone. Under `torchrun` each process takes
     its part of every batch. Batch-wide step sizes would then differ from those of one process: that is refused.
@@ -75,11 +78,22 @@ def fit(
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    history: tuple[EpochReport, ...] = _resume(run, model, optimizer, config) if run else ()
+    history: tuple[EpochReport, ...] = ()
+    if run:
+        if run.exists() and not run.is_dir():
+            raise CheckpointError(f"{run} is a file, expected a folder for checkpoints. Choose another one.")
+        run.mkdir(parents=True, exist_ok=True)  # now, not after an epoch of work that could not be written
+        history = _resume(run, model, optimizer, config, data or {})
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     for epoch in range(len(history), config.epochs):
         report = _epoch(wrapped, train, config, epoch, optimizer, accelerator, rank, world, progress)
         bare = accelerator.unwrap_model(wrapped)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in bare.state_dict().values()):
+            # The last step's loss was still finite; written, this would take the place of the last sound checkpoint.
+            raise TrainingError(
+                f"the weights became infinite or NaN in the last steps of epoch {epoch + 1}. "
+                "Lower the learning rate, or clip the gradient."
+            )
         if test is not None:
             bare.eval()
             hits = predict(bare, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
@@ -88,6 +102,9 @@ def fit(
         if run and accelerator.is_main_process:
             save_checkpoint(run, bare, _momentum(bare, optimizer), training=config, data=data or {}, history=history)
         accelerator.wait_for_everyone()
+    # For mixed precision Accelerate put a `forward` of its own on the model: attacks must not meet it unasked.
+    for name in ("forward", "_original_forward"):
+        vars(model).pop(name, None)
     model.to("cpu").eval()
     return history
 
@@ -106,7 +123,13 @@ def _epoch(
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
     order = torch.randperm(len(train), generator=generator)
-    batches = [batch for batch in torch.split(order, config.batch_size) if len(batch) >= world]
+    least = min(config.batch_size, 2 * world)
+    batches = [batch for batch in torch.split(order, config.batch_size) if len(batch) >= least]
+    if not batches or least < world:
+        raise TrainingError(
+            f"{len(train)} images in batches of {config.batch_size} leave a process without two images of its own "
+            f"({world} process(es)). Give more images, larger batches or fewer processes."
+        )
     objective = OBJECTIVES[config.objective]
     losses, hits, seen = 0.0, 0, 0
     evaluations: list[Tensor] = []
@@ -119,7 +142,10 @@ def _epoch(
     model.train()
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), watch_solves(accelerator.unwrap_model(model), listen):
-        torch.manual_seed(config.seed * 1_000_003 + epoch)
+        # Not torch.manual_seed, which seeds the generators of all GPUs: nothing would restore those not in `devices`.
+        torch.default_generator.manual_seed(config.seed * 1_000_003 + epoch)
+        if devices:
+            torch.cuda.manual_seed(config.seed * 1_000_003 + epoch)
         for number, indices in enumerate(batches):
             rate = config.learning_rate((epoch + number / len(batches)) / config.epochs)
             for group in optimizer.param_groups:
@@ -165,7 +191,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for this config. Its state is one for the process: an earlier fit's setting must not linger."""
     cpu = config.device == "cpu"
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, mixed_precision=config.precision)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would silently use float32
+        raise TrainingError("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
+    return accelerator
 
 
 def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -174,7 +203,7 @@ def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, T
 
 
 def _resume(
-    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, data: dict[str, Any]
 ) -> tuple[EpochReport, ...]:
     """Put the newest checkpoint of `run`, if any, into model and optimizer; returns the epochs already done."""
     if find_checkpoint(run) is None:
@@ -185,6 +214,12 @@ def _resume(
         raise CheckpointError(
             f"{checkpoint.path}: belongs to a run with another network or training config, so it is neither continued "
             "nor overwritten. Choose another folder, or remove this one."
+        )
+    if description.data != data:
+        changed = sorted(key for key in description.data | data if description.data.get(key) != data.get(key))
+        raise CheckpointError(
+            f"{checkpoint.path}: belongs to a run on other data ({', '.join(changed)} differ), so it is neither "
+            "continued nor overwritten. Choose another folder, or remove this one."
         )
     model.load_state_dict(checkpoint.weights)
     for name, parameter in model.named_parameters():

@@ -19,7 +19,7 @@ from sonet.models import swap_solver, variant
 from sonet.solvers import Adaptive, Fixed, paper
 from sonet.training import load_model
 
-SONET = [{"name": "sonet", "options": NETWORK}]
+SONET = [{"name": "sonet", "options": NETWORK | {"channels": 8}}]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(home: Path) -> Plan:
-    # Trained for a while, so that an attack makes a difference.
-    training = {"epochs": 3, "batch_size": 20, "lr": 0.3, "device": "cpu"}
-    return tiny_plan(write_data(home, train=60), models=SONET, training=training)
+    # Trained until it is right more often than by guessing: else no attack makes a difference.
+    training = {"epochs": 4, "batch_size": 10, "lr": 0.1, "clip": 1.0, "device": "cpu"}
+    return tiny_plan(write_data(home, train=200), models=SONET, training=training)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,11 @@ def cell(plan: Plan, **changes: Any) -> Cell:
 
 
 def test_one_long_run_passes_through_the_shorter_ones(plan: Plan, out: Path) -> None:
-    together = run_cell(cell(plan, steps=(1, 3, 6)), plan, out)
+    together = run_cell(cell(plan, steps=(1, 3, 6), loss="ce", eps=0.2), plan, out)
     assert [row.steps for row in together] == [1, 3, 6]
+    assert len({row.accuracy for row in together}) > 1  # else the test would show nothing
     for row in together:
-        (alone,) = run_cell(cell(plan, steps=(row.steps,)), plan, out)
+        (alone,) = run_cell(cell(plan, steps=(row.steps,), loss="ce", eps=0.2), plan, out)
         assert (row.accuracy, row.n) == (alone.accuracy, 12)
 
 
@@ -142,9 +143,10 @@ def test_the_leak_cell_measures_shares_and_steps(plan: Plan, out: Path) -> None:
 
 
 @pytest.mark.parametrize("solver", [Fixed(method="euler", num_steps=2), Adaptive(rtol=0.1, atol=0.1)])
-def test_networks_with_other_solvers_are_attacked_as_they_are(solver: Any, home: Path, tmp_path: Path) -> None:
+def test_networks_with_other_solvers_are_attacked_as_they_are(solver: Any, tmp_path: Path) -> None:
     """Fixed steps have no step gradient; per-sample steps are not shared however many images are attacked."""
-    plan = tiny_plan(home / "few.npz", models=SONET, solver=solver.model_dump())
+    write_data(tmp_path)
+    plan = tiny_plan(tmp_path / "few.npz", models=SONET, solver=solver.model_dump())
     run_cell(lay_out(plan)[0], plan, tmp_path)
     model = model_of(tmp_path)
     for wanted in lay_out(plan)[1:]:

@@ -100,12 +100,14 @@ def _attacks(plan: Plan, model: ModelPlan, seed: int, eps: float, adaptive: bool
         }
         return Cell.model_validate(setting | changes)
 
-    cells = [cell(steps=tuple(sorted(attacks.steps)), pictures=not adaptive and eps == max(attacks.eps))]
+    largest = eps == max(attacks.eps)
+    steps = tuple(sorted({*attacks.steps, *(attacks.long if largest else ())}))
+    cells = [cell(steps=steps, pictures=not adaptive and largest)]
     if adaptive:
         for gradient in attacks.step_gradients:
             for batch in attacks.batches:
                 if (gradient, batch) != (own, whole):
-                    show = eps == max(attacks.eps) and gradient == "frozen" and batch == whole
+                    show = largest and gradient == "frozen" and batch == whole
                     cells.append(cell(step_gradient=gradient, attack_batch=batch, pictures=show))
     cells.append(cell(loss="margin"))
     cells.append(cell(attack="spsa", steps=(attacks.spsa.steps,), loss="margin", step_gradient=None, attack_batch=1))

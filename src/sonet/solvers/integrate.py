@@ -229,9 +229,7 @@ def _read_end(y: State, slope: State, trial: Trial, slope1: State, h: Tensor, x:
 
 
 def _choose(which: Tensor, yes: State, no: State) -> State:
-    return tuple(
-        torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True)
-    )
+    return tuple(torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True))
 
 
 def _finite(tensors: State) -> Tensor:

@@ -121,6 +121,5 @@ TSIT5 = Tableau(
 )
 
 METHODS: dict[str, Tableau] = {
-    tableau.name: tableau
-    for tableau in (EULER, MIDPOINT, HEUN, RK4, RK4_38, ADAPTIVE_HEUN, BOSH3, DOPRI5, TSIT5)
+    tableau.name: tableau for tableau in (EULER, MIDPOINT, HEUN, RK4, RK4_38, ADAPTIVE_HEUN, BOSH3, DOPRI5, TSIT5)
 }

@@ -10,10 +10,10 @@ import typer
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="Which experiment; `digits` needs no download.", metavar="NAME")],
-    seeds: Annotated[int | None, typer.Option(min=1, help="Networks of each kind [default: the plan's].")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of record and report [default: runs/NAME].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Networks of each kind (default: the plan's).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of record and report (default: runs/NAME).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A shorter form: one seed, fewer attacks.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the data already.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
 ) -> None:

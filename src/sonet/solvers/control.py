@@ -13,7 +13,7 @@ from sonet.solvers.methods import METHODS
 from sonet.solvers.tableau import Tableau
 
 StepGradient = Literal["frozen", "first", "differentiated"]
-Scope = Literal["sample", "batch"] | PositiveInt
+Scope = Literal["sample", "batch"] | Annotated[int, Field(strict=True, ge=1)]
 End = Literal["clip", "dense"]
 
 

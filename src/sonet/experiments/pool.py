@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -85,7 +86,10 @@ def do_cells(
             for process in ours:
                 process.terminate()
             for process in ours:
-                process.join()
+                # The pool's own thread may collect the process first, and `join` then returns before that is noted.
+                while process.is_alive():
+                    process.join(0.05)
+                    time.sleep(0.01)
             if isinstance(error, BrokenProcessPool):
                 raise ChildProcessError(
                     "a worker process was ended from outside, perhaps because memory ran out. The same command goes on "

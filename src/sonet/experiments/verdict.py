@@ -6,6 +6,7 @@ Two accuracies differ when their 95 % Wilson intervals do not overlap; that is s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from sonet.report import Leak, Row
@@ -38,20 +39,65 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
 """Each changes one factor of the attack and nothing of the network; SPSA, which changes several, is added to them."""
 
 
+@dataclass(frozen=True)
+class _Finding:
+    """What was found of one network. masked: None while its attacks are not finished.
+
+    shared: whether the shared, differentiated step size was seen to carry the masking. loss: whether cross-entropy was
+    needed for it too. own: median share of an image's gradient that was its own, if it was measured.
+    """
+
+    model: str
+    masked: bool | None
+    text: str
+    shared: bool = False
+    loss: bool = False
+    own: float | None = None
+
+
 def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = ()) -> str:
-    """A few sentences for each network, at the largest radius attacked; the masked ones first."""
-    said: list[tuple[bool, str]] = []
+    """A sentence on all networks, then one or two on each at the largest radius, the masked first, then the cause."""
+    found: list[_Finding] = []
     for model in dict.fromkeys(row.model for row in rows):
         attacked = [row for row in rows if row.model == model and row.attack != "none"]
         if attacked:
-            said.append(_judge(model, attacked, [leak for leak in leaks if leak.model == model]))
-    if not said:
+            found.append(_judge(model, attacked, [leak for leak in leaks if leak.model == model]))
+    if not found:
         return UNFINISHED
-    said.sort(key=lambda item: not item[0])
-    return " ".join([*(text for _, text in said), BOUND])
+    masked = [finding.text for finding in found if finding.masked]
+    others = [finding.text for finding in found if not finding.masked]
+    return " ".join([*_headline(found), *masked, *_cause(found), *others, BOUND])
 
 
-def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> tuple[bool, str]:
+def _headline(found: list[_Finding]) -> list[str]:
+    masked = ", ".join(finding.model for finding in found if finding.masked)
+    clean = ", ".join(finding.model for finding in found if finding.masked is False)
+    parts = [f"masked in {masked}"] * bool(masked) + [f"no masking found in {clean}"] * bool(clean)
+    return [f"Accuracy under attack is {'; '.join(parts)}." if masked else f"There is {parts[0]}."] if parts else []
+
+
+def _cause(found: list[_Finding]) -> list[str]:
+    """Why, said once for all networks in which the shared step size was seen to carry the masking."""
+    shared = [finding for finding in found if finding.shared]
+    if not shared:
+        return []
+    where = "" if len(shared) == 1 else f" in {' and '.join(finding.model for finding in shared)}"
+    loss = ", and the cross-entropy" if all(finding.loss for finding in shared) else ""
+    shares = [(finding.own, finding.model) for finding in shared if finding.own is not None]
+    own = ""
+    if shares:
+        first, *rest = (f"{share:.0%}" for share, _ in shares)
+        names = [f" in {model}" if len(shares) > 1 else "" for _, model in shares]
+        more = "".join(f", {share}{name}" for share, name in zip(rest, names[1:], strict=True))
+        own = f" (in the median {first} of an image's gradient was its own{names[0]}{more})"
+    return [
+        f"Each of these changes alone undoes it{where} and keeps the adaptive solver: the masking needs step sizes "
+        f"that are shared, gradient through them{loss}, together. Through a shared step size an image's gradient "
+        f"carries its batch-mates' losses{own}."
+    ]
+
+
+def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
     eps = max(row.eps for row in attacked)
     here = [row for row in attacked if row.eps == eps]
     coupled = any(row.step_gradient == "differentiated" for row in here)
@@ -65,7 +111,7 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> tuple[bool, st
         base["step_gradient"] = "differentiated"
     start = _find(here, base)
     if start is None:
-        return False, f"{model}: its attacks are not finished."
+        return _Finding(model, None, f"{model}: its attacks are not finished.")
     changed = [(what, _find(here, base | change)) for what, change in _CHANGES if coupled or "loss" in change]
     others = [
         (what, left)
@@ -73,34 +119,34 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> tuple[bool, st
         if left
     ]
     if not others:
-        return False, f"{model}: its attacks are not finished."
+        return _Finding(model, None, f"{model}: its attacks are not finished.")
     carriers = [(what, left) for what, left in others if below(left, start)]
     attack = f"PGD-{base['steps']} on cross-entropy"
     ball = f"{here[0].norm} {eps:g}"
     if not carriers:
         rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others)
-        return False, f"{model}: no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
+        text = f"{model}: no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
+        return _Finding(model, False, text)
     how = f", {base['attack_batch']} images at a time through differentiated step sizes," if coupled else ""
     falls = ", ".join(f"{left.value:.2f} {what}" for what, left in carriers)
-    text = [
+    text = (
         f"{model}: masked. {attack}{how} leaves {say(start)} at {ball}, "
         f"but the same weights and forward pass keep only {falls}."
-    ]
+    )
     unclear = [f"{left.value:.2f} {what} (n = {left.n})" for what, left in others if (what, left) not in carriers]
     if unclear:
-        text.append(f"Not clearly different: {', '.join(unclear)}.")
+        text += f" Not clearly different: {', '.join(unclear)}."
     alone, frozen = (_find(here, base | change) for _, change in _CHANGES[:2])
-    if coupled and alone and frozen and below(alone, start) and below(frozen, start):
-        shares = [share for leak in leaks if leak.attack_batch == base["attack_batch"] for share in leak.shares]
-        own = f" (in the median {median(shares):.0%} of an image's gradient was its own)" if shares else ""
-        margin = _find(here, base | _CHANGES[2][1])
-        loss = ", and the cross-entropy" if margin and below(margin, start) else ""
-        text.append(
-            "Each of these changes alone undoes it and keeps the adaptive solver: the masking needs step sizes that "
-            f"are shared, gradient through them{loss}, together. Through a shared step size an image's gradient "
-            f"carries its batch-mates' losses{own}."
-        )
-    return True, " ".join(text)
+    margin = _find(here, base | _CHANGES[2][1])
+    shares = [share for leak in leaks if leak.attack_batch == base["attack_batch"] for share in leak.shares]
+    return _Finding(
+        model,
+        True,
+        text,
+        shared=bool(coupled and alone and frozen and below(alone, start) and below(frozen, start)),
+        loss=bool(margin and below(margin, start)),
+        own=median(shares) if shares else None,
+    )
 
 
 def _find(rows: Sequence[Row], wanted: dict[str, object]) -> Proportion | None:

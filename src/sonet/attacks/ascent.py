@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sonet.attacks.gradients import GradientSource, Slope
+from sonet.attacks.losses import fooled
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Threat
 from sonet.types import Images, Labels
@@ -70,23 +71,23 @@ def ascend(
 
     def note(slope: Slope) -> Tensor:
         """Remember the iterate just looked at where it beats the best so far; returns who is fooled there."""
-        fooled = (slope.logits.argmax(1) != labels[active]) | ~torch.isfinite(slope.logits).all(1)
-        better = (fooled & ~best_fooled[active]) | ((fooled == best_fooled[active]) & (slope.loss > best_loss[active]))
+        fell = fooled(slope.logits, labels[active])
+        better = (fell & ~best_fooled[active]) | ((fell == best_fooled[active]) & (slope.loss > best_loss[active]))
         chosen = active[better]
         best[chosen], best_loss[chosen] = current[chosen], slope.loss[better].to(best_loss.dtype)
-        best_fooled[chosen] = fooled[better]
-        return fooled
+        best_fooled[chosen] = fell[better]
+        return fell
 
     for step in range(steps):
         slope = source(current[active], labels[active], noise)
         queries += slope.queries
         trace[step, active.cpu()] = slope.loss.float().cpu()
-        fooled = note(slope)
+        fell = note(slope)
         flat = slope.gradient.flatten(1)
         blind = ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
         zero[active] |= blind
-        if stop_when_fooled and bool(fooled.any()):
-            going = ~fooled
+        if stop_when_fooled and bool(fell.any()):
+            going = ~fell
             index = going.nonzero().squeeze(1)
             active, noise, gradient, blind = active[going], noise.keep(index), slope.gradient[going], blind[going]
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,11 @@ def margin(logits: Logits, labels: Labels) -> Tensor:
     """
     label = F.one_hot(labels, logits.shape[1]).bool()
     return logits.masked_fill(label, float("-inf")).amax(1) - logits.gather(1, labels[:, None]).squeeze(1)
+
+
+def fooled(logits: Logits, labels: Labels) -> Tensor:
+    """(N,) bool: the prediction is not the label. Logits that are not finite are no answer, which counts as fooled."""
+    return (logits.argmax(1) != labels) | ~torch.isfinite(logits).all(1)
 
 
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin}

@@ -12,7 +12,7 @@ import torch
 from sonet.attacks.ascent import Crafted, Keep, Progress, ascend
 from sonet.attacks.attack import Attack, AttackError
 from sonet.attacks.gradients import Backpropagation
-from sonet.attacks.losses import LOSSES
+from sonet.attacks.losses import LOSSES, fooled
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Threat
 from sonet.types import Classifier, Images, Labels
@@ -98,8 +98,8 @@ def _best_of(runs: Sequence[Crafted], classifier: Classifier, labels: Labels, lo
     for run in runs:
         with torch.no_grad():
             logits = classifier(run.images)
-        fooled = (logits.argmax(1) != labels) | ~torch.isfinite(logits).all(1)
-        scores.append(torch.nan_to_num(LOSSES[loss](logits, labels), nan=0.0).clamp(-1e6, 1e6) + 1e7 * fooled)
+        score = torch.nan_to_num(LOSSES[loss](logits, labels), nan=0.0).clamp(-1e6, 1e6)
+        scores.append(score + 1e7 * fooled(logits, labels))
     choice = torch.stack(scores).argmax(0)
     pick = torch.arange(len(labels), device=labels.device)
     return Crafted(

@@ -70,12 +70,12 @@ def attack(
     from sonet.cli.fits import check_fits
     from sonet.cli.progress import bar
     from sonet.data import load
-    from sonet.training import load_checkpoint, load_model
+    from sonet.training import load_checkpoint, restore
 
     ball = Threat.parse(threat)
     chosen = _attack(name, steps, step_size, loss, random_start, restarts, keep, samples, batch_size, seed)
-    model = load_model(run)
-    known = load_checkpoint(run).description.data
+    checkpoint = load_checkpoint(run)
+    model, known = restore(checkpoint), checkpoint.description.data
     where = data_dir or (Path(known["data_dir"]) if data is None and known.get("data_dir") else None)
     source = data or known.get("load") or known.get("name")
     if source is None:

@@ -100,7 +100,4 @@ class TrainWatch:
         self._bar, self._name = shown, name
 
     def __call__(self, batch: BatchReport) -> None:
-        done = (batch.epoch + (batch.batch + 1) / batch.batches) / batch.epochs
-        solved = f", NFE {batch.evaluations:.0f}" if batch.evaluations else ""
-        word = f"epoch {batch.epoch + 1}/{batch.epochs}, loss {batch.loss:.3f}, accuracy {batch.accuracy:.2f}{solved}"
-        self._bar.update(self._name, done, word)
+        self._bar.update(self._name, batch.done, str(batch))

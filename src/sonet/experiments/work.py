@@ -68,9 +68,7 @@ def _train(cell: Cell, plan: Plan, data: Dataset, out: Path, report: Report) -> 
     training = plan.training.model_copy(update={"seed": cell.seed})
 
     def tell(batch: BatchReport) -> None:
-        done = (batch.epoch + (batch.batch + 1) / batch.batches) / batch.epochs
-        solved = f", NFE {batch.evaluations:.0f}" if batch.evaluations else ""
-        report(done, f"epoch {batch.epoch + 1}/{batch.epochs}, loss {batch.loss:.3f}, acc {batch.accuracy:.2f}{solved}")
+        report(batch.done, str(batch))
 
     history = fit(model, data.train, training, run=_run(cell, out), data=data.describe(), progress=tell)
     start = time.perf_counter()

@@ -7,6 +7,7 @@ from sonet.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     load_model,
+    restore,
     save_checkpoint,
 )
 from sonet.training.config import TrainConfig, paper_training
@@ -27,5 +28,6 @@ __all__ = [
     "load_checkpoint",
     "load_model",
     "paper_training",
+    "restore",
     "save_checkpoint",
 ]

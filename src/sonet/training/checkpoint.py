@@ -145,11 +145,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_model(path: Path) -> nn.Module:
-    """The network of a run or checkpoint folder, ready to be judged and attacked: in eval mode, its weights frozen.
+    """The network of a run or checkpoint folder: `load_checkpoint`, then `restore`."""
+    return restore(load_checkpoint(path))
+
+
+def restore(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a checkpoint, ready to be judged and attacked: in eval mode, its weights frozen.
 
     Frozen weights keep the graph of an attack to what leads to the images. `requires_grad_(True)` undoes it.
     """
-    checkpoint = load_checkpoint(path)
     try:
         model = build(parse_config(checkpoint.description.model))
         model.load_state_dict(checkpoint.weights)

@@ -38,6 +38,16 @@ class BatchReport:
     accuracy: float
     evaluations: float
 
+    @property
+    def done(self) -> float:
+        """The part of the whole training done, in (0, 1]."""
+        return (self.epoch + (self.batch + 1) / self.batches) / self.epochs
+
+    def __str__(self) -> str:
+        """For people who wait; NFE, the evaluations, only where there is something to solve."""
+        solved = f", NFE {self.evaluations:.0f}" if self.evaluations else ""
+        return f"epoch {self.epoch + 1}/{self.epochs}, loss {self.loss:.3f}, accuracy {self.accuracy:.2f}{solved}"
+
 
 Progress = Callable[[BatchReport], None]
 

@@ -101,8 +101,7 @@ def _attacks(plan: Plan, model: ModelPlan, seed: int, eps: float, adaptive: bool
         return Cell.model_validate(setting | changes)
 
     largest = eps == max(attacks.eps)
-    steps = tuple(sorted({*attacks.steps, *(attacks.long if largest else ())}))
-    cells = [cell(steps=steps, pictures=not adaptive and largest)]
+    cells = [cell(steps=tuple(sorted(attacks.steps)), pictures=not adaptive and largest)]
     if adaptive:
         for gradient in attacks.step_gradients:
             for batch in attacks.batches:

@@ -32,15 +32,11 @@ class SPSAPlan(_Part):
 
 
 class AttackPlan(_Part):
-    """Every radius meets PGD at each number of steps, each step gradient in each batch, the margin loss, SPSA.
-
-    long: numbers of steps that are run besides at the largest radius only, for their price.
-    """
+    """Every radius meets PGD at each number of steps, each step gradient in each batch, the margin loss, SPSA."""
 
     norm: Literal["linf", "l2"]
     eps: tuple[PositiveFloat, ...] = Field(min_length=1)
     steps: tuple[PositiveInt, ...] = Field(min_length=1)
-    long: tuple[PositiveInt, ...] = ()
     step_gradients: tuple[StepGradient, ...] = Field(min_length=1)
     batches: tuple[PositiveInt, ...] = Field(min_length=1)
     spsa: SPSAPlan
@@ -77,7 +73,7 @@ class Plan(_Part):
         for what, values in (
             ("models", [entry.name for entry in self.models]),
             ("attacks.eps", attacks.eps),
-            ("attacks.steps", attacks.steps + attacks.long),
+            ("attacks.steps", attacks.steps),
             ("attacks.step_gradients", attacks.step_gradients),
             ("attacks.batches", attacks.batches),
         ):

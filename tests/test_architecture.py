@@ -11,14 +11,16 @@ PACKAGE = Path(__file__).parents[1] / "src" / "sonet"
 
 ROOMS: dict[str, set[str]] = {
     "types": set(),
+    "errors": set(),
     "solvers": {"types"},
     "data": {"types"},
-    "attacks": {"types"},
+    "attacks": {"types", "errors"},
     "blocks": {"types", "solvers"},
-    "models": {"types", "solvers", "blocks"},
-    "training": {"types", "solvers", "blocks", "models", "data", "attacks"},
-    "audit": {"types", "solvers", "blocks", "models", "data", "attacks"},
+    "models": {"types", "errors", "solvers", "blocks"},
+    "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
+    "evaluation": {"types", "errors", "attacks", "report"},
+    "audit": {"types", "solvers", "blocks", "models", "data", "attacks"},
 }
 ROOMS["experiments"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)

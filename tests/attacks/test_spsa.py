@@ -15,7 +15,7 @@ from sonet.attacks.noise import ImageNoise
 
 
 def estimate(classifier: Any, x: Tensor, labels: Tensor, samples: int, *, chunk: int = 512, seed: int = 0) -> Slope:
-    source = SPSAGradient(classifier, margin, samples, 0.01, chunk)
+    source = SPSAGradient(Backpropagation(classifier), samples, 0.01, chunk)
     return source(x, labels, ImageNoise(x, seed))
 
 

@@ -5,40 +5,70 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from sonet.attacks.ascent import Crafted, Progress
+from sonet.attacks.crafted import Crafted, Progress
+from sonet.attacks.gradients import GradientSource, as_source
+from sonet.attacks.input import AttackError, check_eval_mode, check_images, check_logits
 from sonet.attacks.result import AttackResult, predict
-from sonet.attacks.threat import Threat
+from sonet.attacks.threat import Norm, Threat
+from sonet.errors import explain
 from sonet.types import Classifier, Images, Labels
 
 
-class AttackError(ValueError):
-    """An attack's input or setting makes no sense; says got, expected, why, remedy."""
-
-
-class Attack(ABC):
+class Attack(BaseModel, ABC):
     """An attack is a setting; `run` applies it. Subclasses fill in `craft`, for one batch.
 
-    `steps` is how many iterates it makes of an image. `batch_size` is how many images are attacked together; it matters
-    where a model couples the samples of a batch.
+    Every setting is validated and unknown ones are refused with an `AttackError`.
+
+    norms: those it works in. paper: where it is from, with the deviations in the class's docstring.
+    `batch_size` matters beyond memory where a model couples the samples of a batch.
     """
 
-    steps: int
-    batch_size: int
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    needs_gradient: ClassVar[bool] = True
+    paper: ClassVar[str]
+
+    batch_size: PositiveInt = Field(default=100, description="images attacked together")
+    seed: NonNegativeInt = Field(default=0, description="of its random draws, which belong to the image")
+    stop_when_fooled: bool = Field(
+        default=True,
+        description="an image that fell costs no more; exact where batch-mates do not matter",
+    )
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            known = ", ".join(type(self).model_fields)
+            raise AttackError(f"{type(self).__name__}: {explain(error)}. Its settings are: {known}.") from None
+
+    @property
+    @abstractmethod
+    def work(self) -> int:
+        """Steps it makes of an image at most: restarts and targets included; for progress and forecasts."""
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """The last step whose iterate `checkpoints` may ask for; 0 where an attack has no such iterates."""
+        return 0
 
     @abstractmethod
     def craft(
         self,
-        classifier: Classifier,
+        source: GradientSource,
         images: Images,
         labels: Labels,
         threat: Threat,
         checkpoints: Sequence[int],
         progress: Progress | None,
     ) -> Crafted:
-        """Adversarial images for one batch, with gradients (or losses) of `classifier`."""
+        """Adversarial images for one batch, with the slopes (or the logits) of `source`."""
 
     def run(
         self,
@@ -47,48 +77,43 @@ class Attack(ABC):
         labels: Labels,
         threat: Threat,
         *,
-        gradients_from: Classifier | None = None,
+        gradients_from: Classifier | GradientSource | None = None,
         judge_batch: int | None = None,
         checkpoints: Sequence[int] = (),
         progress: Progress | None = None,
     ) -> AttackResult:
         """Attack `classifier` at `images`, (N, C, H, W) in [0, 1], with true `labels`, (N,).
 
-        gradients_from: craft on this variant of the model, judge on `classifier`, which is what is deployed.
+        gradients_from: craft on this variant of the model, or with this source of gradients; judge on `classifier`,
+            which is what is deployed.
         judge_batch: batch size of judging, the deployed one; default the attack's. The result is judged again in
             batches of another size, and box and budget are checked, whatever the attack.
-        checkpoints: steps, of 1 .. `steps`, after which iterates are kept besides.
+        checkpoints: steps after which iterates are kept besides (`PGD` and `SPSA`).
         Images that the model gets wrong by itself count as fooled, and are attacked like the others.
         A `torch.nn.Module` must be in eval mode.
         """
-        source = classifier if gradients_from is None else gradients_from
-        for model in (classifier, source):
-            if isinstance(model, torch.nn.Module) and any(module.training for module in model.modules()):
-                raise AttackError(
-                    f"{type(model).__name__} is in train mode, expected eval mode: batch statistics and dropout would "
-                    "change under attack. Call model.eval() first."
-                )
+        source = as_source(classifier if gradients_from is None else gradients_from)
+        check_eval_mode(classifier, source)
         images = check_images(images, labels)
+        self.check_threat(threat)
         judge = self.batch_size if judge_batch is None else judge_batch
         if judge < 1:
             raise AttackError(f"judge_batch must be >= 1, got {judge}; leave it out for the attack's own batch size.")
         for step in checkpoints:
-            if not 1 <= step <= self.steps:
-                raise AttackError(f"checkpoints must be steps of 1 .. {self.steps}, got {step}: there is no such.")
+            if not 1 <= step <= self.checkpoint_steps:
+                raise AttackError(
+                    f"checkpoints must be steps of 1 .. {self.checkpoint_steps}, got {step}: "
+                    f"{type(self).__name__} has no such."
+                )
         start = time.perf_counter()
-        with torch.no_grad():
-            logits = classifier(images[:1])
-        if logits.dim() != 2 or int(labels.max()) >= logits.shape[1]:
-            raise AttackError(
-                f"expected logits (N, classes) with classes > {int(labels.max())}, the largest label, "
-                f"got {tuple(logits.shape)}."
-            )
-        batches = list(zip(torch.split(images, self.batch_size), torch.split(labels, self.batch_size), strict=True))
+        check_logits(classifier, images, labels)
+        batches = zip(torch.split(images, self.batch_size), torch.split(labels, self.batch_size), strict=True)
         crafted = [
             self.craft(source, part.contiguous(), label, threat, checkpoints, progress) for part, label in batches
         ]
         adversarial = torch.cat([part.images for part in crafted])
         threat.check(adversarial, images)
+        minima = [part.minimum for part in crafted if part.minimum is not None]
         return AttackResult(
             adversarial=adversarial,
             labels=labels,
@@ -97,41 +122,34 @@ class Attack(ABC):
             predictions=predict(classifier, adversarial, judge),
             elsewhere=predict(classifier, adversarial, other_batch(min(judge, len(images)))),
             distance=threat.distance(adversarial, images),
-            loss=torch.cat([part.loss for part in crafted], 1),
+            minimum=torch.cat(minima) if minima else None,
+            loss=join_traces([part.loss for part in crafted]),
             zero_gradients=torch.cat([part.zero_gradients for part in crafted]),
-            queries=sum(part.queries for part in crafted),
+            queries_each=torch.cat([part.queries for part in crafted]),
             seconds=time.perf_counter() - start,
             checkpoints={step: torch.cat([part.checkpoints[step] for part in crafted]) for step in checkpoints},
         )
+
+    def check_threat(self, threat: Threat) -> None:
+        """`AttackError` for a norm the attack does not work in."""
+        if threat.norm not in self.norms:
+            raise AttackError(
+                f"{type(self).__name__} works in {' and '.join(self.norms)}, got the threat {threat}. "
+                "Its steps are made for that norm; take another attack for this one."
+            )
+
+
+def join_traces(traces: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Loss traces (T_i, N_i) side by side, (max T, sum N), NaN below the shorter ones."""
+    longest = max(len(trace) for trace in traces)
+    joined = torch.full((longest, sum(trace.shape[1] for trace in traces)), torch.nan)
+    start = 0
+    for trace in traces:
+        joined[: len(trace), start : start + trace.shape[1]] = trace
+        start += trace.shape[1]
+    return joined
 
 
 def other_batch(size: int) -> int:
     """Another batch size to judge in: about a third, so that nobody keeps the same batch-mates."""
     return max(1, size // 3) if size > 1 else 7
-
-
-def check_images(images: Images, labels: Labels) -> Images:
-    """Contiguous images, or `AttackError` saying which image is unfit."""
-    if images.dim() != 4 or len(images) == 0 or labels.shape != images.shape[:1]:
-        raise AttackError(
-            f"expected images (N, C, H, W), N >= 1, and labels (N,), got {tuple(images.shape)} and "
-            f"{tuple(labels.shape)}."
-        )
-    if images.dtype not in (torch.float32, torch.float64):
-        raise AttackError(
-            f"expected float32 or float64 images in [0, 1], got {images.dtype}; divide uint8 images by 255. "
-            "Half precision is coarser than a budget of a few grey levels."
-        )
-    for bad, what in (
-        (~torch.isfinite(images), "is not finite (NaN or infinite)"),
-        ((images < 0) | (images > 1), "has pixels outside [0, 1]"),
-    ):
-        which = bad.flatten(1).any(1)
-        if bool(which.any()):
-            raise AttackError(
-                f"image {int(which.nonzero()[0])} {what}; expected pixels in [0, 1]. "
-                "Put any normalisation inside the model, so that eps is in pixel units."
-            )
-    if labels.dtype != torch.int64 or int(labels.min()) < 0:
-        raise AttackError(f"expected labels int64 >= 0, got {labels.dtype} from {int(labels.min())}.")
-    return images.detach().contiguous()

@@ -1,21 +1,25 @@
-"""Where an attack's gradient comes from. The attack asks for a slope; how it is made is decided here."""
+"""Where an attack's gradient comes from. The attack asks for a slope; how it is made is decided here.
+
+The seam through which everything special about a model enters: step sizes frozen, a finer solver, jittered tolerances,
+intermediate states, one image at a time, no gradient at all. No attack has a second form for any of them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sonet.attacks.losses import Loss
+from sonet.attacks.losses import Goal
 from sonet.attacks.noise import ImageNoise
-from sonet.types import Classifier, Images, Labels, Logits
+from sonet.types import Classifier, Images, Logits
 
 
 @dataclass(frozen=True)
 class Slope:
-    """At some images: the gradient of the loss, (N, C, H, W), the loss, (N,), the logits, and the queries spent."""
+    """At some images: the gradient of the loss, (N, C, H, W), the loss, (N,), the logits; queries spent on each."""
 
     gradient: Tensor
     loss: Tensor
@@ -23,14 +27,24 @@ class Slope:
     queries: int
 
 
-class GradientSource(Protocol):
+class GradientSource(ABC):
     """Anything that gives the slope of a loss at images; it sees the noise so that draws belong to the image."""
 
-    def __call__(self, images: Images, labels: Labels, noise: ImageNoise) -> Slope: ...
+    @abstractmethod
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope: ...
+
+    @abstractmethod
+    def logits(self, images: Images) -> Logits:
+        """The outputs alone, without a graph; one query an image."""
+
+
+def as_source(classifier: Classifier | GradientSource) -> GradientSource:
+    """A source as it is, a classifier as the source of its own gradient."""
+    return classifier if isinstance(classifier, GradientSource) else Backpropagation(classifier)
 
 
 @dataclass(frozen=True)
-class Backpropagation:
+class Backpropagation(GradientSource):
     """The gradient of the batch's summed loss, by autograd through `classifier`.
 
     For a classifier that treats samples independently that is each sample's own gradient. For one that does not
@@ -40,23 +54,76 @@ class Backpropagation:
     """
 
     classifier: Classifier
-    loss: Loss
 
-    def __call__(self, images: Images, labels: Labels, noise: ImageNoise) -> Slope:
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
         leaf = images.detach().clone().requires_grad_(True)
         with torch.enable_grad():
             logits = self.classifier(leaf)
-            loss = self.loss(logits, labels)
+            loss = goal(logits)
             gradient = None
             if loss.requires_grad:
                 (gradient,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
         if gradient is None:
             gradient = torch.zeros_like(leaf, requires_grad=False)
-        return Slope(gradient, loss.detach(), logits.detach(), 2 * len(images))
+        return Slope(gradient, loss.detach(), logits.detach(), 2)
+
+    def logits(self, images: Images) -> Logits:
+        with torch.no_grad():
+            return self.classifier(images.contiguous())
 
 
 @dataclass(frozen=True)
-class SPSAGradient:
+class Alone(GradientSource):
+    """Another source, asked for one image at a time: what an attack batch of one sees.
+
+    Of batch-wide step sizes it makes each image's own, whatever the model. For our ODE blocks `scope="sample"` is the
+    same and much faster.
+    """
+
+    source: GradientSource
+
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
+        slopes = []
+        for place in torch.split(torch.arange(len(images), device=images.device), 1):
+            slopes.append(self.source(images[place], goal.take(place), noise.keep(place)))
+        return Slope(
+            torch.cat([slope.gradient for slope in slopes]),
+            torch.cat([slope.loss for slope in slopes]),
+            torch.cat([slope.logits for slope in slopes]),
+            slopes[0].queries,
+        )
+
+    def logits(self, images: Images) -> Logits:
+        return torch.cat([self.source.logits(image) for image in torch.split(images, 1)])
+
+
+@dataclass(frozen=True)
+class Average(GradientSource):
+    r"""The mean of several sources' directions, g = sum_i g_i / ||g_i||_2: each source has one vote.
+
+    Averages over jittered tolerances and step sizes, or over the logits read off intermediate states. A source whose
+    gradient is 0 or not finite abstains. Loss and logits are the first source's: it decides who is fooled.
+    Expectation over transformation (Athalye et al. 2018) with fixed transformations and normalised gradients.
+    """
+
+    sources: tuple[GradientSource, ...]
+
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
+        slopes = [source(images, goal, noise) for source in self.sources]
+        total = torch.zeros_like(images)
+        for slope in slopes:
+            length = slope.gradient.flatten(1).norm(dim=1, dtype=torch.float64)
+            usable = torch.isfinite(length) & (length > 0)
+            unit = slope.gradient / torch.where(usable, length, 1.0).view(-1, 1, 1, 1)
+            total += unit.to(total.dtype).masked_fill(~usable.view(-1, 1, 1, 1), 0.0)
+        return Slope(total, slopes[0].loss, slopes[0].logits, sum(slope.queries for slope in slopes))
+
+    def logits(self, images: Images) -> Logits:
+        return self.sources[0].logits(images)
+
+
+@dataclass(frozen=True)
+class SPSAGradient(GradientSource):
     r"""Simultaneous perturbation (Spall 1992; Uesato et al. 2018): no gradient of the model is used.
 
         g = 1/m sum_i (L(x + delta v_i) - L(x - delta v_i)) / (2 delta) v_i,     v_i uniform in {-1, +1}^d
@@ -66,23 +133,24 @@ class SPSAGradient:
     delta outside [0, 1]: clipping it would bias the estimate at the faces of the box.
     """
 
-    classifier: Classifier
-    loss: Loss
+    source: GradientSource
     samples: int
     delta: float
     chunk: int
 
-    def __call__(self, images: Images, labels: Labels, noise: ImageNoise) -> Slope:
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
         pairs = self.samples
         directions = noise.signs(pairs)  # (N, m, C, H, W)
         offsets = self.delta * torch.cat((directions, -directions), 1)
-        with torch.no_grad():
-            logits = self.classifier(images)
-            moved = (images[:, None] + offsets).flatten(0, 1)
-            repeated = labels.repeat_interleave(2 * pairs)
-            chunks = zip(torch.split(moved, self.chunk), torch.split(repeated, self.chunk), strict=True)
-            losses = torch.cat([self.loss(self.classifier(part.contiguous()), label) for part, label in chunks])
-            losses = losses.view(len(images), 2, pairs)
-            slopes = (losses[:, 0] - losses[:, 1]) / (2 * self.delta)
-            gradient = torch.einsum("nm,nmchw->nchw", slopes, directions) / pairs
-        return Slope(gradient, self.loss(logits, labels), logits, len(images) * (1 + 2 * pairs))
+        logits = self.source.logits(images)
+        moved = (images[:, None] + offsets).flatten(0, 1)
+        whose = torch.arange(len(images), device=images.device).repeat_interleave(2 * pairs)
+        chunks = zip(torch.split(moved, self.chunk), torch.split(whose, self.chunk), strict=True)
+        losses = torch.cat([goal.take(index)(self.source.logits(part)) for part, index in chunks])
+        losses = losses.view(len(images), 2, pairs)
+        slopes = (losses[:, 0] - losses[:, 1]) / (2 * self.delta)
+        gradient = torch.einsum("nm,nmchw->nchw", slopes.to(directions.dtype), directions) / pairs
+        return Slope(gradient, goal(logits), logits, 1 + 2 * pairs)
+
+    def logits(self, images: Images) -> Logits:
+        return self.source.logits(images)

@@ -3,49 +3,74 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
 
 from sonet.types import Images
 
+_GOLDEN, _MIX_1, _MIX_2 = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
 
 class ImageNoise:
-    """One generator for each image, seeded by a hash of its pixels and `seed`.
+    """A stream of random numbers for each image, from a hash of its pixels and `seed`, drawn for all images at once.
 
-    Draws are made on the CPU, so that they do not depend on the device either.
+    The stream is SplitMix64 (Steele, Lea, Flood 2014) in integer arithmetic, the same on every device. Images that are
+    equal pixel by pixel get the same numbers.
     """
 
     def __init__(self, images: Images, seed: int) -> None:
-        self._shape, self._device, self._dtype = images.shape[1:], images.device, images.dtype
-        self._generators = []
+        self._shape, self._dtype = images.shape[1:], images.dtype
+        keys = []
         for image in images.detach().cpu().contiguous().to(torch.float32):
-            digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=7, key=str(seed).encode()).digest()
-            self._generators.append(torch.Generator().manual_seed(int.from_bytes(digest, "little")))
+            digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=8, key=str(seed).encode()).digest()
+            keys.append(int.from_bytes(digest, "little", signed=True))
+        self._keys = torch.tensor(keys, dtype=torch.int64, device=images.device)
+        self._drawn = 0
 
     def keep(self, index: Tensor) -> ImageNoise:
         """Go on with some of the images only."""
         kept = object.__new__(ImageNoise)
-        kept._shape, kept._device, kept._dtype = self._shape, self._device, self._dtype
-        kept._generators = [self._generators[i] for i in index.tolist()]
+        kept._shape, kept._dtype = self._shape, self._dtype
+        kept._keys, kept._drawn = self._keys[index], self._drawn
         return kept
 
-    def uniform(self) -> Tensor:
-        """(N, C, H, W) in [0, 1)."""
-        return self._draw(lambda g: torch.rand(self._shape, generator=g))
+    def uniform(self, *shape: int) -> Tensor:
+        """(N, *shape) in [0, 1), multiples of 2^-24; the shape of an image if none is given."""
+        return self._uniform(shape or tuple(self._shape))
 
-    def normal(self) -> Tensor:
-        """(N, C, H, W), standard normal."""
-        return self._draw(lambda g: torch.randn(self._shape, generator=g))
+    def normal(self, *shape: int) -> Tensor:
+        """(N, *shape), standard normal (Box and Muller 1958); the shape of an image if none is given."""
+        radius = (-2 * torch.log1p(-self.uniform(*shape))).sqrt()
+        return radius * torch.cos(2 * math.pi * self.uniform(*shape))
 
     def scalar(self) -> Tensor:
         """(N,) in [0, 1)."""
-        return self._draw(lambda g: torch.rand((), generator=g))
+        return self._uniform(())
 
-    def signs(self, samples: int) -> Tensor:
-        """(N, samples, C, H, W) of -1 and +1, each with probability one half."""
-        return self._draw(lambda g: torch.randint(0, 2, (samples, *self._shape), generator=g)) * 2 - 1
+    def integers(self, high: int) -> Tensor:
+        """(N,) int64, uniform in 0 .. high - 1, for high up to 2^20."""
+        return (self._words(1)[:, 0] >> 12 & 0xFFFFFFFFFFF) * high >> 44
 
-    def _draw(self, one: object) -> Tensor:
-        drawn = torch.stack([one(generator) for generator in self._generators])  # type: ignore[operator]
-        return drawn.to(self._device, self._dtype)
+    def signs(self, *shape: int) -> Tensor:
+        """(N, *shape, C, H, W) of -1 and +1, each with probability one half: one bit each."""
+        whole = (*shape, *self._shape)
+        count = math.prod(whole)
+        words = self._words(-(-count // 64))
+        places = torch.arange(64, device=words.device)
+        bits = (words[:, :, None] >> places & 1).flatten(1)[:, :count]
+        return bits.view(-1, *whole).to(self._dtype) * 2 - 1
+
+    def _uniform(self, shape: tuple[int, ...]) -> Tensor:
+        words = self._words(math.prod(shape)).view(-1, *shape)
+        return (words >> 40 & 0xFFFFFF).to(self._dtype) * 2.0**-24
+
+    def _words(self, count: int) -> Tensor:
+        """(N, count) int64, every bit random."""
+        places = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self._keys.device)
+        self._drawn += count
+        x = self._keys[:, None] + places * _GOLDEN
+        x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _MIX_1
+        x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _MIX_2
+        return x ^ (x >> 31 & 0x1FFFFFFFF)

@@ -1,85 +1,77 @@
-"""Projected gradient descent."""
+"""Projected gradient descent, and its single step."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from sonet.attacks.ascent import Crafted, Keep, Progress, ascend
-from sonet.attacks.attack import Attack, AttackError
-from sonet.attacks.gradients import Backpropagation
-from sonet.attacks.losses import LOSSES, fooled
+from sonet.attacks.ascent import Keep, ascend
+from sonet.attacks.attack import Attack
+from sonet.attacks.crafted import Crafted, Progress, pick
+from sonet.attacks.gradients import GradientSource
+from sonet.attacks.losses import LOSSES, Goal
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Threat
-from sonet.types import Classifier, Images, Labels
+from sonet.types import Images, Labels
+
+LossName = Literal["ce", "log-odds", "margin", "dlr"]
 
 
-@dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient descent (Madry et al. 2018): steps of fixed length along the steepest direction, projected.
 
-    Args:
-        steps: >= 1. step_size: > 0 in pixel units; default eps / 8, the length in every table of ours.
-        loss: "ce" or "margin". random_start: uniform in the ball; the paper has none.
-        restarts: >= 1; more need a random start, and keep for each sample the best of all.
-        keep: "best" returns an iterate that fools where there was one, "last" the last one as the paper's code does.
-        batch_size: images attacked together. seed: of the random starts, which belong to the image.
-        stop_when_fooled: samples stop when they fall; exact only where batch-mates do not matter.
+    stop_when_fooled is off by default here: the paper's rows count the last iterate (`keep="last"`).
     """
 
-    steps: int = 20
-    step_size: float | None = None
-    loss: Literal["ce", "margin"] = "ce"
-    random_start: bool = False
-    restarts: int = 1
-    keep: Keep = "best"
-    batch_size: int = 100
-    seed: int = 0
-    stop_when_fooled: bool = False
+    paper: ClassVar[str] = "Madry et al. 2018, arXiv:1706.06083"
 
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise AttackError(f"PGD: loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
-        if self.keep not in ("best", "last"):
-            raise AttackError(f"PGD: keep must be best or last, got {self.keep!r}.")
-        for name in ("steps", "restarts", "batch_size"):
-            if getattr(self, name) < 1:
-                raise AttackError(f"PGD: {name} must be >= 1, got {getattr(self, name)}.")
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise AttackError(f"PGD: step_size must be > 0 and finite, got {self.step_size}; leave it out for eps / 8.")
+    steps: PositiveInt = Field(default=20, description="steps of a run")
+    step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 8")
+    loss: LossName = Field(default="ce", description="what is driven up")
+    random_start: bool = Field(default=False, description="start uniformly in the ball; the paper's code does not")
+    restarts: PositiveInt = Field(default=1, description="runs from random starts; for each image the best counts")
+    keep: Keep = Field(default="best", description="best: an iterate that fools where there was one; last: the last")
+    stop_when_fooled: bool = Field(default=False, description="an image that fell costs no more")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
         if self.restarts > 1 and not self.random_start:
-            raise AttackError("PGD: restarts without random_start would repeat the same run; set random_start=True.")
+            raise ValueError("restarts without random_start would repeat the same run; set random_start=True")
         if self.stop_when_fooled and self.keep == "last":
-            raise AttackError("PGD: keep='last' asks for every step; it goes with stop_when_fooled=False.")
+            raise ValueError("keep='last' asks for every step; it goes with stop_when_fooled=False")
+        return self
+
+    @property
+    def work(self) -> int:
+        return self.steps * self.restarts
+
+    @property
+    def checkpoint_steps(self) -> int:
+        return self.steps
 
     def craft(
         self,
-        classifier: Classifier,
+        source: GradientSource,
         images: Images,
         labels: Labels,
         threat: Threat,
         checkpoints: Sequence[int],
         progress: Progress | None,
     ) -> Crafted:
-        source = Backpropagation(classifier, LOSSES[self.loss])
+        goal = Goal(labels, LOSSES[self.loss])
         runs = []
         for restart in range(self.restarts):
             noise = ImageNoise(images, self.seed * 1009 + restart)
-            start = images
-            if self.random_start:
-                offset = threat.random_offset(noise.uniform(), noise.normal(), noise.scalar())
-                start = threat.project(images + offset, images)
             runs.append(
                 ascend(
                     source,
                     images,
-                    labels,
+                    goal,
                     threat,
-                    start=start,
+                    start=threat.random_start(images, noise) if self.random_start else images,
                     noise=noise,
                     steps=self.steps,
                     step_size=threat.eps / 8 if self.step_size is None else self.step_size,
@@ -89,25 +81,53 @@ class PGD(Attack):
                     progress=progress,
                 )
             )
-        return runs[0] if len(runs) == 1 else _best_of(runs, classifier, labels, self.loss)
+        return best_of(runs, source, goal)
 
 
-def _best_of(runs: Sequence[Crafted], classifier: Classifier, labels: Labels, loss: str) -> Crafted:
+class FGSM(Attack):
+    """Fast gradient sign method (Goodfellow et al. 2015): one step of length eps; in l2 along the gradient itself."""
+
+    paper: ClassVar[str] = "Goodfellow et al. 2015, arXiv:1412.6572"
+
+    loss: LossName = Field(default="ce", description="what is driven up")
+
+    @property
+    def work(self) -> int:
+        return 1
+
+    def craft(
+        self,
+        source: GradientSource,
+        images: Images,
+        labels: Labels,
+        threat: Threat,
+        checkpoints: Sequence[int],
+        progress: Progress | None,
+    ) -> Crafted:
+        return ascend(
+            source,
+            images,
+            Goal(labels, LOSSES[self.loss]),
+            threat,
+            start=images,
+            noise=ImageNoise(images, self.seed),
+            steps=1,
+            step_size=threat.eps,
+            keep="best" if self.stop_when_fooled else "last",
+            stop_when_fooled=self.stop_when_fooled,
+            progress=progress,
+        )
+
+
+def best_of(runs: Sequence[Crafted], source: GradientSource, goal: Goal) -> Crafted:
     """For each sample the run that fools, or else that of the largest loss."""
+    if len(runs) == 1:
+        return runs[0]
     scores = []
     for run in runs:
-        with torch.no_grad():
-            logits = classifier(run.images)
-        score = torch.nan_to_num(LOSSES[loss](logits, labels), nan=0.0).clamp(-1e6, 1e6)
-        scores.append(score + 1e7 * fooled(logits, labels))
-    choice = torch.stack(scores).argmax(0)
-    pick = torch.arange(len(labels), device=labels.device)
-    return Crafted(
-        images=torch.stack([run.images for run in runs])[choice, pick],
-        loss=torch.stack([run.loss for run in runs], 2)[:, pick.cpu(), choice.cpu()],
-        zero_gradients=torch.stack([run.zero_gradients for run in runs]).any(0),
-        queries=sum(run.queries for run in runs) + len(runs) * len(labels),
-        checkpoints={
-            step: torch.stack([run.checkpoints[step] for run in runs])[choice, pick] for step in runs[0].checkpoints
-        },
-    )
+        logits = source.logits(run.images)
+        score = torch.nan_to_num(goal(logits), nan=0.0).clamp(-1e6, 1e6)
+        scores.append(score + 1e7 * goal.fooled(logits))
+    best = pick(runs, torch.stack(scores).argmax(0))
+    best.queries.add_(len(runs))
+    return best

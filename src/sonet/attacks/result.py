@@ -28,6 +28,8 @@ class AttackResult:
     clean, predictions: (N,) predicted classes before and after, -1 where logits were not finite (which counts as
     fooled: the model gave no answer). elsewhere: predictions of the same adversarial images in batches of another
     size; `flips` counts the disagreement, 0 for a model whose samples do not depend on their batch-mates.
+    minimum: (N,) distance of the nearest image found that fools, whatever eps, of attacks that look for it; else None.
+    loss: (T, N), of each step, NaN after a sample stopped. queries_each: (N,), a backward pass counting as one.
     """
 
     adversarial: Images
@@ -37,9 +39,10 @@ class AttackResult:
     predictions: Tensor
     elsewhere: Tensor
     distance: Tensor
+    minimum: Tensor | None
     loss: Tensor
     zero_gradients: Tensor
-    queries: int
+    queries_each: Tensor
     seconds: float
     checkpoints: dict[int, Images]
 
@@ -64,6 +67,10 @@ class AttackResult:
     @property
     def flips(self) -> int:
         return int((self.predictions != self.elsewhere).sum())
+
+    @property
+    def queries(self) -> int:
+        return int(self.queries_each.sum())
 
     @property
     def zero_gradient_share(self) -> float:

@@ -1,65 +1,58 @@
-"""The gradient-free attack: a masked gradient does not stop it."""
+"""The gradient attack whose gradient is estimated from outputs: a masked gradient does not stop it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
-from sonet.attacks.ascent import Crafted, Progress, ascend
-from sonet.attacks.attack import Attack, AttackError
-from sonet.attacks.gradients import SPSAGradient
-from sonet.attacks.losses import LOSSES
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from sonet.attacks.ascent import ascend
+from sonet.attacks.attack import Attack
+from sonet.attacks.crafted import Crafted, Progress
+from sonet.attacks.gradients import GradientSource, SPSAGradient
+from sonet.attacks.losses import LOSSES, Goal
 from sonet.attacks.noise import ImageNoise
+from sonet.attacks.pgd import LossName
 from sonet.attacks.threat import Threat
-from sonet.types import Classifier, Images, Labels
+from sonet.types import Images, Labels
 
 
-@dataclass(frozen=True)
 class SPSA(Attack):
     """PGD on the gradient estimated by simultaneous perturbation (Uesato et al. 2018).
 
-    Deviations: steps of fixed length along the estimate with momentum (linf: its sign), where the paper uses Adam.
-
-    Args:
-        steps: >= 1. samples: >= 1, random directions for one estimate; each costs two queries.
-        delta: > 0, length of a probe in each pixel; default eps / 4, close to that paper's 0.01 at eps = 8/255. In l2
-            eps / (4 sqrt(pixels)): there too a whole probe is a quarter of the radius long.
-        step_size: default eps / 4, longer than PGD's: the signs of noisy estimates partly cancel.
-        momentum: in [0, 1), averages the noise of the estimates.
-        loss: "margin" (default: a saturated cross-entropy would be flat to probes too) or "ce".
-        batch_size: images attacked together. chunk: probes the model sees at once.
-        stop_when_fooled: an image that falls costs no more queries.
+    Deviations: steps of fixed length along the estimate with momentum (linf: its sign), where the paper uses Adam. The
+    margin is the default loss: a saturated cross-entropy would be flat to probes too.
     """
 
-    steps: int = 20
-    samples: int = 64
-    delta: float | None = None
-    step_size: float | None = None
-    momentum: float = 0.75
-    loss: Literal["ce", "margin"] = "margin"
-    batch_size: int = 100
-    chunk: int = 512
-    seed: int = 0
-    stop_when_fooled: bool = True
+    paper: ClassVar[str] = "Uesato et al. 2018, arXiv:1802.05666"
+    needs_gradient: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise AttackError(f"SPSA: loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
-        for name in ("steps", "samples", "batch_size", "chunk"):
-            if getattr(self, name) < 1:
-                raise AttackError(f"SPSA: {name} must be >= 1, got {getattr(self, name)}.")
-        for name in ("delta", "step_size"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise AttackError(f"SPSA: {name} must be > 0 and finite, got {value}; default: a share of eps.")
-        if not 0 <= self.momentum < 1:
-            raise AttackError(f"SPSA: momentum must be in [0, 1), got {self.momentum}.")
+    steps: PositiveInt = Field(default=20, description="steps of a run")
+    samples: PositiveInt = Field(default=64, description="random directions of one estimate, two queries each")
+    delta: PositiveFloat | None = Field(
+        default=None,
+        description="length of a probe in each pixel; default eps / 4 in linf (that paper: 0.01 at 8/255), in l2 "
+        "eps / (4 sqrt(pixels)): there too a whole probe is a quarter of the radius long",
+    )
+    step_size: PositiveFloat | None = Field(
+        default=None, description="default eps / 4, longer than PGD's: the signs of noisy estimates partly cancel"
+    )
+    momentum: float = Field(default=0.75, ge=0, lt=1, description="averages the noise of the estimates")
+    loss: LossName = Field(default="margin", description="what is driven up")
+    chunk: PositiveInt = Field(default=512, description="probes the model sees at once")
+
+    @property
+    def work(self) -> int:
+        return self.steps
+
+    @property
+    def checkpoint_steps(self) -> int:
+        return self.steps
 
     def craft(
         self,
-        classifier: Classifier,
+        source: GradientSource,
         images: Images,
         labels: Labels,
         threat: Threat,
@@ -70,9 +63,9 @@ class SPSA(Attack):
         share = 1.0 if threat.norm == "linf" else images[0].numel() ** -0.5
         delta = self.delta or share * threat.eps / 4 or 0.01
         return ascend(
-            SPSAGradient(classifier, LOSSES[self.loss], self.samples, delta, self.chunk),
+            SPSAGradient(source, self.samples, delta, self.chunk),
             images,
-            labels,
+            Goal(labels, LOSSES[self.loss]),
             threat,
             start=images,
             noise=ImageNoise(images, self.seed),

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sonet.attacks.noise import ImageNoise
 from sonet.types import Images
 
 Norm = Literal["linf", "l2"]
@@ -87,6 +88,11 @@ class Threat:
             return gradient.sign()
         length = _length(gradient).view(-1, 1, 1, 1)
         return (gradient / torch.where(length > 0, length, 1.0)).to(gradient.dtype)
+
+    def random_start(self, images: Images, noise: ImageNoise) -> Images:
+        """A point uniform in the ball around each image, then projected into the box."""
+        offset = self.random_offset(noise.uniform(), noise.normal(), noise.scalar())
+        return self.project(images + offset, images)
 
     def random_offset(self, uniform: Tensor, normal: Tensor, radius: Tensor) -> Tensor:
         """A point uniform in the ball, from draws: uniform in [0, 1), normal, (N, C, H, W); radius in [0, 1), (N,)."""

@@ -94,6 +94,6 @@ def _exit_code(error: Exception) -> int | None:
 def _sentence(error: Exception) -> str:
     from pydantic import ValidationError
 
-    from sonet.models import explain
+    from sonet.errors import explain
 
     return " ".join((explain(error) if isinstance(error, ValidationError) else str(error)).split())

@@ -68,14 +68,15 @@ def _data() -> dict[str, dict[str, Any]]:
 
 
 def _attacks() -> dict[str, dict[str, Any]]:
-    from dataclasses import fields
-
     from sonet.attacks import ATTACKS
 
     return {
         name: {
-            "about": about,
-            "options": {field.name: f"[default: {field.default}]" for field in fields(attack)},  # type: ignore[arg-type]
+            "about": f"{about}; {' and '.join(attack.norms)}",
+            "options": {
+                key: f"{field.description or ''} [default: {field.default}]"
+                for key, field in attack.model_fields.items()
+            },
         }
         for name, (attack, about) in ATTACKS.items()
     }

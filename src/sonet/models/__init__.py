@@ -2,7 +2,7 @@
 
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
 from sonet.models.config import ModelConfig, parse_config
-from sonet.models.registry import MODELS, ConfigError, build, configure, explain, swap_solver, variant
+from sonet.models.registry import MODELS, ConfigError, build, configure, swap_solver, variant
 from sonet.models.sonet import SONet
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "WideResNet",
     "build",
     "configure",
-    "explain",
     "parse_config",
     "swap_solver",
     "variant",

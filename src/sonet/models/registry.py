@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from sonet.blocks import name_blocks, ode_blocks
+from sonet.errors import explain
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
 from sonet.models.config import (
     ODENetConfig,
@@ -64,15 +65,6 @@ def configure(name: str, **options: Any) -> Any:
         return kind.model_validate(options)
     except ValidationError as error:
         raise ConfigError(f"{name}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as sentences: which option, what is wrong, what was given."""
-    said = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "options"
-        said.append(f"{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})")
-    return "; ".join(said)
 
 
 def build(name: Any, *, like: Like | None = None, seed: int | None = None, **options: Any) -> nn.Module:

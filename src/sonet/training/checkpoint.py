@@ -18,7 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sonet.models import ConfigError, build, explain, parse_config
+from sonet.errors import explain
+from sonet.models import ConfigError, build, parse_config
 from sonet.training.config import TrainConfig
 
 SCHEMA = "sonet.checkpoint/1"

@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"types", "errors", "solvers", "blocks"},
     "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
-    "evaluation": {"types", "errors", "attacks", "report"},
+    "evaluation": {"types", "errors", "solvers", "data", "attacks", "blocks", "models", "report"},
     "audit": {"types", "solvers", "blocks", "models", "data", "attacks"},
 }
 ROOMS["experiments"] = set(ROOMS)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from toy_classifiers import Linear, Wavy, images, weights
 
 from sonet.attacks import (
     ATTACKS,
+    FGSM,
     L2,
     PGD,
     SPSA,
+    Alone,
     Attack,
     AttackError,
+    Average,
+    Backpropagation,
     Linf,
     Progress,
     Threat,
@@ -24,8 +29,9 @@ from sonet.attacks import (
     check_images,
     predict,
 )
-from sonet.attacks.ascent import Crafted
-from sonet.types import Classifier, Images, Labels
+from sonet.attacks.crafted import Crafted
+from sonet.attacks.gradients import GradientSource
+from sonet.types import Images, Labels
 
 X, Y = images(3), torch.tensor([0, 1, 2])
 QUICK: list[Attack] = [PGD(steps=2), SPSA(steps=2, samples=4)]
@@ -98,6 +104,29 @@ def test_refuses_a_model_of_which_a_part_is_in_train_mode() -> None:
     assert torch.equal(model[1].running_mean, before)
 
 
+def test_refuses_train_mode_behind_sources_and_beside_a_part_called_classifier() -> None:
+    class Named(nn.Module):
+        """As the image networks of torchvision: features, then what they call the classifier."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.classifier = nn.Dropout(), nn.Linear(18, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.classifier(self.features(x.flatten(1)))
+
+    model = Named().eval()
+    ready = Backpropagation(model)
+    model.features.train()
+    sources: list[Any] = [model, ready, Alone(ready), Average((Backpropagation(Wavy()), Alone(ready)))]
+    for source in sources:
+        with pytest.raises(AttackError, match="Named is in train mode"):
+            PGD(steps=1).run(Wavy(), X, Y, Linf(0.1), gradients_from=source)
+    model.eval()
+    for source in sources:
+        PGD(steps=1).run(Wavy(), X, Y, Linf(0.1), gradients_from=source)
+
+
 def test_refuses_logits_that_are_none() -> None:
     with pytest.raises(AttackError, match=r"expected logits \(N, classes\) .*got \(1,\)"):
         PGD(steps=1).run(lambda x: x.flatten(1).sum(1), X, Y, Linf(0.1))
@@ -119,29 +148,33 @@ def test_refuses_options_of_a_run(attack: Attack, options: dict[str, Any], messa
 
 
 BAD_SETTINGS: list[tuple[type[Attack], dict[str, Any], str]] = [
-    (PGD, {"steps": 0}, "PGD: steps must be >= 1, got 0"),
-    (PGD, {"restarts": 0, "random_start": True}, "PGD: restarts must be >= 1, got 0"),
-    (PGD, {"batch_size": -1}, "PGD: batch_size must be >= 1, got -1"),
-    (PGD, {"step_size": 0.0}, r"PGD: step_size must be > 0 and finite, got 0\.0; leave it out for eps / 8"),
-    (PGD, {"step_size": -0.1}, r"step_size must be > 0 and finite, got -0\.1"),
-    (PGD, {"step_size": float("nan")}, "got nan"),
-    (PGD, {"step_size": float("inf")}, "got inf"),
-    (PGD, {"loss": "dlr"}, "PGD: loss must be one of ce, margin, got 'dlr'"),
-    (PGD, {"keep": "first"}, "PGD: keep must be best or last, got 'first'"),
+    (PGD, {"steps": 0}, r"PGD: steps: Input should be greater than 0 \(got 0\)"),
+    (PGD, {"restarts": 0, "random_start": True}, r"PGD: restarts: Input should be greater than 0 \(got 0\)"),
+    (PGD, {"batch_size": -1}, r"PGD: batch_size: Input should be greater than 0 \(got -1\)"),
+    (PGD, {"step_size": 0.0}, r"PGD: step_size: Input should be greater than 0 \(got 0\.0\)"),
+    (PGD, {"step_size": -0.1}, r"PGD: step_size: Input should be greater than 0 \(got -0\.1\)"),
+    (PGD, {"step_size": float("nan")}, r"PGD: step_size: Input should be a finite number \(got nan\)"),
+    (PGD, {"step_size": float("inf")}, r"PGD: step_size: Input should be a finite number \(got inf\)"),
+    (PGD, {"loss": "l1"}, r"PGD: loss: Input should be 'ce', 'log-odds', 'margin' or 'dlr' \(got 'l1'\)"),
+    (PGD, {"keep": "first"}, r"PGD: keep: Input should be 'last' or 'best' \(got 'first'\)"),
     (PGD, {"restarts": 2}, "restarts without random_start would repeat the same run; set random_start=True"),
     (PGD, {"keep": "last", "stop_when_fooled": True}, "goes with stop_when_fooled=False"),
-    (SPSA, {"steps": 0}, "SPSA: steps must be >= 1, got 0"),
-    (SPSA, {"batch_size": 0}, "SPSA: batch_size must be >= 1, got 0"),
-    (SPSA, {"chunk": 0}, "SPSA: chunk must be >= 1, got 0"),
-    (SPSA, {"samples": 0}, "SPSA: samples must be >= 1, got 0"),
-    (SPSA, {"momentum": -0.1}, r"SPSA: momentum must be in \[0, 1\), got -0\.1"),
-    (SPSA, {"momentum": 1.0}, r"SPSA: momentum must be in \[0, 1\), got 1\.0"),
-    (SPSA, {"momentum": float("nan")}, "momentum .*got nan"),
-    (SPSA, {"delta": 0.0}, r"SPSA: delta must be > 0 and finite, got 0\.0"),
-    (SPSA, {"delta": float("nan")}, "delta must be > 0 and finite, got nan"),
-    (SPSA, {"step_size": -1.0}, r"SPSA: step_size must be > 0 and finite, got -1\.0"),
-    (SPSA, {"step_size": float("inf")}, "step_size must be > 0 and finite, got inf"),
-    (SPSA, {"loss": "l1"}, "SPSA: loss must be one of ce, margin, got 'l1'"),
+    (PGD, {"step": 3}, r"PGD: step: Extra inputs are not permitted \(got 3\). Its settings are: .*steps, step_size"),
+    (PGD, {"seed": -1}, r"PGD: seed: Input should be greater than or equal to 0 \(got -1\)"),
+    (FGSM, {"loss": "l1"}, "FGSM: loss: Input should be"),
+    (FGSM, {"steps": 2}, "FGSM: steps: Extra inputs are not permitted"),
+    (SPSA, {"steps": 0}, r"SPSA: steps: Input should be greater than 0 \(got 0\)"),
+    (SPSA, {"batch_size": 0}, r"SPSA: batch_size: Input should be greater than 0 \(got 0\)"),
+    (SPSA, {"chunk": 0}, r"SPSA: chunk: Input should be greater than 0 \(got 0\)"),
+    (SPSA, {"samples": 0}, r"SPSA: samples: Input should be greater than 0 \(got 0\)"),
+    (SPSA, {"momentum": -0.1}, r"SPSA: momentum: Input should be greater than or equal to 0 \(got -0\.1\)"),
+    (SPSA, {"momentum": 1.0}, r"SPSA: momentum: Input should be less than 1 \(got 1\.0\)"),
+    (SPSA, {"momentum": float("nan")}, r"SPSA: momentum: Input should be a finite number \(got nan\)"),
+    (SPSA, {"delta": 0.0}, r"SPSA: delta: Input should be greater than 0 \(got 0\.0\)"),
+    (SPSA, {"delta": float("nan")}, r"SPSA: delta: Input should be a finite number \(got nan\)"),
+    (SPSA, {"step_size": -1.0}, r"SPSA: step_size: Input should be greater than 0 \(got -1\.0\)"),
+    (SPSA, {"step_size": float("inf")}, r"SPSA: step_size: Input should be a finite number \(got inf\)"),
+    (SPSA, {"loss": "l1"}, r"SPSA: loss: Input should be 'ce', 'log-odds', 'margin' or 'dlr' \(got 'l1'\)"),
 ]
 
 
@@ -152,23 +185,35 @@ def test_refuses_settings(kind: type[Attack], settings: dict[str, Any], message:
 
 
 def test_the_defaults_of_every_attack_are_settings() -> None:
-    assert set(ATTACKS) == {"pgd", "spsa"}
+    """And every one says what it is, where it is from and what each setting does."""
     for kind, description in ATTACKS.values():
-        assert kind().batch_size == 100
+        attack = kind()
+        assert attack.batch_size == 100
+        assert attack.work >= 1
         assert description
+        assert "arXiv:" in kind.paper
+        assert set(kind.norms) <= {"linf", "l2"}
+        assert all(field.description for field in kind.model_fields.values())
+        assert kind(**attack.model_dump()) == attack
+        with pytest.raises(ValidationError, match="frozen"):
+            attack.seed = 1
 
 
 class Moves(Attack):
     """Adds a constant to every image, whatever it is allowed to."""
 
-    steps, batch_size = 1, 2
+    paper: ClassVar[str] = "none"
 
-    def __init__(self, by: float) -> None:
-        self.by = by
+    by: float = Field(allow_inf_nan=True)
+    batch_size: int = 2
+
+    @property
+    def work(self) -> int:
+        return 1
 
     def craft(
         self,
-        classifier: Classifier,
+        source: GradientSource,
         images: Images,
         labels: Labels,
         threat: Threat,
@@ -176,7 +221,8 @@ class Moves(Attack):
         progress: Progress | None,
     ) -> Crafted:
         zero = torch.zeros(len(images), dtype=torch.bool)
-        return Crafted(images + self.by, torch.zeros(1, len(images)), zero, len(images))
+        queries = torch.ones(len(images), dtype=torch.int64)
+        return Crafted(images + self.by, torch.zeros(1, len(images)), zero, queries)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +238,8 @@ def test_an_attack_that_leaves_its_threat_is_caught(by: float, threat: Threat, m
     x = images(3, low=0.5, high=0.9)
     x[0, 0, 0, 0] = 0.9
     with pytest.raises(ThreatError, match=message):
-        Moves(by).run(Wavy(), x, Y, threat)
-    within = Moves(0.05).run(Wavy(), x, Y, threat)
+        Moves(by=by).run(Wavy(), x, Y, threat)
+    within = Moves(by=0.05).run(Wavy(), x, Y, threat)
     assert torch.equal(within.adversarial, x + 0.05)
 
 

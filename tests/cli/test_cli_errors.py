@@ -94,8 +94,8 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "eps words": (attack("--threat", "linf:small"), "eps: got 'small'"),
     "eps over 0": (attack("--threat", "linf:8/0"), "eps: got '8/0'"),
     # attack: its settings
-    "step size 0": (attack("--step-size", 0), "step_size must be > 0"),
-    "step size nan": (attack("--step-size", "nan"), "step_size must be > 0 and finite"),
+    "step size 0": (attack("--step-size", 0), "step_size: Input should be greater than 0"),
+    "step size nan": (attack("--step-size", "nan"), "step_size: Input should be a finite number"),
     "restarts without start": (attack("--restarts", 2), "restarts without random_start"),
     "spsa with restarts": (attack("--attack", "spsa", "--restarts", 2), "spsa has no --random-start"),
     "too many images": (attack("--images", 31), "expected a limit between 1 and 30"),

@@ -197,7 +197,7 @@ def test_killed_in_two_processes_it_goes_on_to_the_same_rows(done: Any, plan: Pl
 def test_another_plans_folder_is_refused_and_untouched(done: Any, data: Path) -> None:
     out, _, _ = done
     before = snapshot(out)
-    with pytest.raises(PlanError, match="holds another experiment"):
+    with pytest.raises(RecordError, match="holds another experiment"):
         reproduce(tiny_plan(data, seeds=2), out, command="x", workers=1)
     assert snapshot(out) == before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -52,6 +52,29 @@ class Attack(BaseModel, ABC):
     @abstractmethod
     def work(self) -> int:
         """Steps it makes of an image at most: restarts and targets included; for progress and forecasts."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether another seed can give another result."""
+        return True
+
+    @property
+    def price(self) -> tuple[int, int]:
+        """(forward and backward passes, forward passes alone) of an image at most, for forecasts."""
+        return (self.work, 0) if self.needs_gradient else (0, self.work)
+
+    def shortened(self, share: float) -> Self:
+        """About `share` of the work, in (0, 1]: fewer targets first, down to three, then fewer steps, down to ten."""
+        changes: dict[str, int] = {}
+        targets = getattr(self, "targets", 0)
+        if targets > 3:
+            changes["targets"] = max(3, round(targets * share))
+            share = min(1.0, share * targets / changes["targets"])
+        for name in ("steps", "queries"):
+            if name in type(self).model_fields:
+                whole = getattr(self, name)
+                changes[name] = min(whole, max(10, round(whole * share)))
+        return self.model_copy(update=changes)
 
     @property
     def checkpoint_steps(self) -> int:

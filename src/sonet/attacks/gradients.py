@@ -85,7 +85,9 @@ class Alone(GradientSource):
     def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
         slopes = []
         for place in torch.split(torch.arange(len(images), device=images.device), 1):
-            slopes.append(self.source(images[place], goal.take(place), noise.keep(place)))
+            own = noise.keep(place)
+            slopes.append(self.source(images[place], goal.take(place), own))
+        noise.catch_up(own)  # or the next call would draw the same again
         return Slope(
             torch.cat([slope.gradient for slope in slopes]),
             torch.cat([slope.loss for slope in slopes]),
@@ -120,6 +122,25 @@ class Average(GradientSource):
 
     def logits(self, images: Images) -> Logits:
         return self.sources[0].logits(images)
+
+
+@dataclass(frozen=True)
+class Guided(GradientSource):
+    """The gradient of one source, loss and logits of another: of the deployed map, which decides who is fooled.
+
+    With other networks as `gradient` this is the transfer attack (Papernot et al. 2016), asked at each step whether it
+    has succeeded; with variants of the model, an attack through them.
+    """
+
+    gradient: GradientSource
+    guide: GradientSource
+
+    def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
+        slope, logits = self.gradient(images, goal, noise), self.guide.logits(images)
+        return Slope(slope.gradient, goal(logits), logits, slope.queries + 1)
+
+    def logits(self, images: Images) -> Logits:
+        return self.guide.logits(images)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ class AttackError(ValueError):
 
 
 def check_eval_mode(*models: Classifier | GradientSource) -> None:
-    """`AttackError` for a module that is in train mode."""
+    """`AttackError` for a module that is in train mode, also one inside a source of gradients or of a source in it."""
     for model in models:
-        module = getattr(model, "classifier", model)
-        if isinstance(module, torch.nn.Module) and any(part.training for part in module.modules()):
+        if isinstance(model, GradientSource):
+            for part in vars(model).values():
+                check_eval_mode(*(part if isinstance(part, tuple) else (part,)))
+        elif isinstance(model, torch.nn.Module) and any(part.training for part in model.modules()):
             raise AttackError(
-                f"{type(module).__name__} is in train mode, expected eval mode: batch statistics and dropout would "
+                f"{type(model).__name__} is in train mode, expected eval mode: batch statistics and dropout would "
                 "change under attack. Call model.eval() first."
             )
 

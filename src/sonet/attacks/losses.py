@@ -113,12 +113,13 @@ class Goal:
 
 def likely_targets(logits: Logits, labels: Labels, number: int) -> Tensor:
     """The `number` most likely wrong classes of each sample, likeliest first, (N, number); fewer if there are fewer."""
-    wrong = logits.masked_fill(_label_mask(logits, labels), float("-inf")).nan_to_num(nan=float("-inf"))
+    answers = logits.nan_to_num(nan=torch.finfo(logits.dtype).min)  # finite, so that the label alone comes last
+    wrong = answers.masked_fill(_label_mask(logits, labels), float("-inf"))
     return wrong.topk(min(number, logits.shape[1] - 1), dim=1).indices
 
 
 def _label_mask(logits: Logits, labels: Labels) -> Tensor:
-    return F.one_hot(labels, logits.shape[1]).bool()
+    return labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
 
 
 def _at(logits: Logits, classes: Labels) -> Tensor:

@@ -36,6 +36,10 @@ class ImageNoise:
         kept._keys, kept._drawn = self._keys[index], self._drawn
         return kept
 
+    def catch_up(self, kept: ImageNoise) -> None:
+        """Go on behind what `kept`, which came from `keep`, has drawn meanwhile."""
+        self._drawn = max(self._drawn, kept._drawn)
+
     def uniform(self, *shape: int) -> Tensor:
         """(N, *shape) in [0, 1), multiples of 2^-24; the shape of an image if none is given."""
         return self._uniform(shape or tuple(self._shape))
@@ -51,7 +55,7 @@ class ImageNoise:
 
     def integers(self, high: int) -> Tensor:
         """(N,) int64, uniform in 0 .. high - 1, for high up to 2^20."""
-        return (self._words(1)[:, 0] >> 12 & 0xFFFFFFFFFFF) * high >> 44
+        return (self._words(1)[:, 0] >> 21 & 0x7FFFFFFFFFF) * high >> 43
 
     def signs(self, *shape: int) -> Tensor:
         """(N, *shape, C, H, W) of -1 and +1, each with probability one half: one bit each."""

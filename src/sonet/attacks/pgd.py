@@ -49,6 +49,10 @@ class PGD(Attack):
         return self.steps * self.restarts
 
     @property
+    def draws(self) -> bool:
+        return self.random_start
+
+    @property
     def checkpoint_steps(self) -> int:
         return self.steps
 
@@ -94,6 +98,10 @@ class FGSM(Attack):
     @property
     def work(self) -> int:
         return 1
+
+    @property
+    def draws(self) -> bool:
+        return False
 
     def craft(
         self,

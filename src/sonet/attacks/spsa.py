@@ -47,6 +47,10 @@ class SPSA(Attack):
         return self.steps
 
     @property
+    def price(self) -> tuple[int, int]:
+        return 0, self.steps * (1 + 2 * self.samples)
+
+    @property
     def checkpoint_steps(self) -> int:
         return self.steps
 

@@ -16,6 +16,7 @@ from sonet.cli.attack import attack
 from sonet.cli.listing import listing
 from sonet.cli.reproduce import report, reproduce
 from sonet.cli.train import train
+from sonet.cli.verify import verify
 
 app = typer.Typer(
     name="sonet",
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(reproduce)
 app.command()(train)
 app.command()(attack)
+app.command()(verify)
 app.command("list")(listing)
 app.command()(report)
 

@@ -45,6 +45,10 @@ class Bar:
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
 
+    def say(self, text: str) -> None:
+        """A sentence that stays, in a terminal as in a log."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def line(self, text: str) -> None:
         self._said = time.monotonic()
         if not self._console.is_terminal:

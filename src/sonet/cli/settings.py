@@ -43,7 +43,7 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
             )
         parsed.append((path, text.strip()))
     for path, text in sorted(parsed, key=lambda item: (len(item[0]), item[0][-1] != "kind")):
-        _put(settings, path, _value(text))
+        _put(settings, path, parse_value(text))
         _expand_paper(settings["model"])
     solver = settings["model"].get("solver")
     if isinstance(solver, dict):
@@ -78,7 +78,8 @@ def _put(settings: dict[str, Any], path: list[str], value: Any) -> None:
     place[path[-1]] = value
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """TOML, or text where it is no TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -11,7 +11,7 @@ from sonet.experiments.cells import Cell, Outcome, lay_out
 from sonet.experiments.plan import Plan, PlanError
 from sonet.experiments.pool import Watch, default_workers, do_cells
 from sonet.experiments.verdict import verdict
-from sonet.report import Environment, Record, write, write_whole
+from sonet.report import Environment, Record, claim, write, write_whole
 
 PLAN = "plan.json"
 
@@ -31,12 +31,13 @@ def reproduce(
     `out` of another plan is an error; nothing in it is touched. record.json is written after every cell, marked
     incomplete until the last, so that what was measured is never lost.
     """
-    claimed = _claimed(plan, out)
+    content = plan.model_dump_json(indent=1)
+    claimed = claim(out, PLAN, content)
     data = load(plan.data, data_dir=data_dir)
     if plan.images > len(data.test):
         raise PlanError(f"the plan attacks {plan.images} images, but {plan.data} has {len(data.test)} to test with.")
     if not claimed:
-        write_whole(out / PLAN, plan.model_dump_json(indent=1))
+        write_whole(out / PLAN, content)
     cells = lay_out(plan)
     outcomes: dict[str, Outcome] = {}
     workers = default_workers() if workers is None else workers
@@ -80,24 +81,6 @@ def _watched(ended: Iterable[tuple[Cell, Outcome]], watch: Watch) -> Iterable[tu
     for cell, outcome in ended:
         watch(cell, 1.0, "done")
         yield cell, outcome
-
-
-def _claimed(plan: Plan, out: Path) -> bool:
-    """Whether the folder is this plan's already (True) or free to take (False); `PlanError` where it is another's."""
-    mark = out / PLAN
-    if mark.is_file():
-        if mark.read_text() != plan.model_dump_json(indent=1):
-            raise PlanError(
-                f"{out} holds another experiment (its {PLAN} differs: other seeds, --quick, or an older version). "
-                "Give another --out, or remove the folder."
-            )
-        return True
-    if out.exists() and not out.is_dir():
-        raise PlanError(f"{out} is a file, expected a folder for the record; give another one with --out.")
-    # What a run killed at its very first file left behind is not somebody else's.
-    if out.exists() and any(not entry.name.startswith(f".{PLAN}.") for entry in out.iterdir()):
-        raise PlanError(f"{out} is not empty and holds no {PLAN}; give a new folder with --out.")
-    return False
 
 
 def _device() -> str:

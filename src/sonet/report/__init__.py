@@ -16,7 +16,7 @@ from sonet.report.environment import Environment
 from sonet.report.pictures import Picture, difference, png
 from sonet.report.record import Leak, ModelCard, Norm, Record, Row, StepGradient, StepHistogram
 from sonet.report.terminal import show, tables
-from sonet.report.write import RecordError, read, write, write_whole
+from sonet.report.write import RecordError, claim, read, write, write_whole
 
 if TYPE_CHECKING:
     from sonet.report.figures import figure_png, figure_svg
@@ -33,6 +33,7 @@ __all__ = [
     "Row",
     "StepGradient",
     "StepHistogram",
+    "claim",
     "difference",
     "figure_png",
     "figure_svg",

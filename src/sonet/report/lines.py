@@ -17,10 +17,20 @@ from sonet.types import Proportion
 _Key = TypeVar("_Key")
 
 NO_ATTACK = "no attack"
+WORST = "worst-case"
+"""The row of an ensemble's result: what stands under all its attacks."""
 _NAMES = {
     "pgd": "PGD",
     "apgd": "APGD",
-    "cw": "CW",
+    "cw-l2": "CW-l2",
+    "cw-linf": "CW-linf",
+    "fgsm": "FGSM",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB-T",
+    "transfer": "transfer",
+    "worst-case": "worst case of all",
     "spsa": "SPSA",
     "square": "Square",
     "deepfool": "DeepFool",
@@ -181,6 +191,7 @@ def _settings(row: Row) -> tuple[object, ...]:
         row.restarts,
         row.random_start,
         row.keep,
+        row.stage,
     )
 
 
@@ -201,6 +212,7 @@ def _how(row: Row, step_size: float | None) -> str:
     parts = [
         row.step_gradient,
         f"batch {row.attack_batch}" if row.attack_batch else None,
+        "on those left" if row.stage and row.stage > 1 and row.attack != WORST else None,
         f"{row.restarts} restarts" if row.restarts > 1 else None,
         "random start" if row.random_start else None,
         "best iterate" if row.keep == "best" else None,
@@ -216,6 +228,7 @@ def _kind(row: Row) -> str:
 def _order(row: Row) -> tuple[object, ...]:
     """Gradient attacks first; cross-entropy before other losses; differentiated before frozen; large batches first."""
     return (
+        row.stage or 0,
         row.attack in _WITHOUT_GRADIENT,
         row.attack != "pgd",
         row.attack,

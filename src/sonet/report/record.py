@@ -29,7 +29,8 @@ class Row(Entry):
     step_gradient: how the gradient treats the solver's step sizes; None without a solver or without a gradient.
     attack_batch: how many images were attacked together. low, high: 95 % Wilson interval of accuracy.
     seconds: time the attack took. keep: which iterate was used, "last" or "best". zero_gradients: share of samples
-    whose gradient was exactly zero at some step. reported: the paper's value, where there is one.
+    whose gradient was exactly zero at some step. reported: the paper's value, where there is one. stage: place in an
+    ensemble; its accuracy is then what stands under this attack and all before it.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Row(Entry):
     keep: str | None = None
     zero_gradients: float | None = Field(default=None, ge=0, le=1)
     reported: float | None = Field(default=None, ge=0, le=1)
+    stage: int | None = Field(default=None, ge=1)
     note: str = ""
 
     @model_validator(mode="after")
@@ -90,6 +92,7 @@ class Row(Entry):
         keep: str | None = None,
         zero_gradients: float | None = None,
         reported: float | None = None,
+        stage: int | None = None,
         note: str = "",
     ) -> Row:
         """A row whose accuracy and interval come from a count of correctly classified images."""
@@ -116,6 +119,7 @@ class Row(Entry):
             keep=keep,
             zero_gradients=zero_gradients,
             reported=reported,
+            stage=stage,
             note=note,
         )
 

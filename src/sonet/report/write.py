@@ -43,6 +43,28 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
     return path
 
 
+def claim(folder: Path, mark: str, content: str) -> bool:
+    """Whether `folder` holds this work already (True), after a kill for example, or is free to take (False).
+
+    `mark` is the file that says whose the folder is, `content` what it must say. A folder of another work, or with
+    other files, is a `RecordError`, and nothing in it is touched.
+    """
+    file = folder / mark
+    if file.is_file():
+        if file.read_text() != content:
+            raise RecordError(
+                f"{folder} holds another experiment (its {mark} differs: other settings, seeds or images, or an older "
+                "version). Give another --out, or remove the folder."
+            )
+        return True
+    if folder.exists() and not folder.is_dir():
+        raise RecordError(f"{folder} is a file, expected a folder for the record; give another one with --out.")
+    # What a run killed at its very first file left behind is not somebody else's.
+    if folder.exists() and any(not entry.name.startswith(f".{mark}.") for entry in folder.iterdir()):
+        raise RecordError(f"{folder} is not empty and holds no {mark}; give a new folder with --out.")
+    return False
+
+
 def write(record: Record, folder: Path | str) -> Path:
     """Write `folder`/record.json, making the folder where it is missing; gives its path."""
     return write_whole(Path(folder) / RECORD, record.model_dump_json(indent=1) + "\n")

@@ -1,0 +1,68 @@
+"""A trained network with the images it is attacked on: from a run's folder, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sonet.data import Dataset, Split
+    from sonet.training import Checkpoint
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A network on its device, the test images attacked, and what a record says of both."""
+
+    run: Path
+    checkpoint: Checkpoint
+    model: nn.Module
+    data: Dataset
+    test: Split
+    device: str
+
+    @property
+    def name(self) -> str:
+        return str(self.checkpoint.description.model["kind"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What must be the same for work on it to be gone on with."""
+        described = self.checkpoint.description
+        return {
+            "run": str(self.run),
+            "model": described.model,
+            "files": described.files,
+            "data": self.data.describe(),
+        }
+
+
+def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int | None, device: str) -> Victim:
+    """The network in `run`, and the first `images` test images of its own data, or of `data`."""
+    import torch
+
+    from sonet.attacks import AttackError
+    from sonet.cli.fits import check_fits
+    from sonet.data import Split, load
+    from sonet.training import load_checkpoint, restore
+
+    checkpoint = load_checkpoint(run)
+    model, known = restore(checkpoint), checkpoint.description.data
+    where = data_dir or (Path(known["data_dir"]) if data is None and known.get("data_dir") else None)
+    source = data or known.get("load") or known.get("name")
+    if source is None:
+        raise AttackError(f"{run} does not say what data it was trained on; name some with --data.")
+    dataset = load(source, data_dir=where)
+    test = dataset.test if images is None else dataset.test.take(images)
+    check_fits(model, test.images, source)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AttackError("--device cuda: this machine has no CUDA device that torch can use; take cpu.")
+    if device != "cpu":
+        model.to(device)
+        test = Split(test.images.to(device), test.labels.to(device))
+    return Victim(run, checkpoint, model, dataset, test, device)

@@ -1,0 +1,28 @@
+"""Evaluations: ensembles of attacks, worst case per sample, with evidence that can be resumed and judged again."""
+
+from sonet.evaluation.evaluate import Watch, duration, evaluate
+from sonet.evaluation.gradients import GRADIENTS, gradient_sources
+from sonet.evaluation.outcome import EARLIER, STANDS, WRONG, Attempt, Evaluation
+from sonet.evaluation.record import make_record, sentences, write_evaluation
+from sonet.evaluation.verify import Evidence, Judgement, Verification, read_evidence, verify
+
+__all__ = [
+    "EARLIER",
+    "GRADIENTS",
+    "STANDS",
+    "WRONG",
+    "Attempt",
+    "Evaluation",
+    "Evidence",
+    "Judgement",
+    "Verification",
+    "Watch",
+    "duration",
+    "evaluate",
+    "gradient_sources",
+    "make_record",
+    "read_evidence",
+    "sentences",
+    "verify",
+    "write_evaluation",
+]

@@ -1,0 +1,78 @@
+"""How long attacks will take, and what to do with the time that is left of a budget."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sonet.attacks import Backpropagation
+from sonet.attacks.ensemble import Member
+from sonet.attacks.losses import Goal
+from sonet.attacks.noise import ImageNoise
+from sonet.types import Classifier, Images, Labels
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds an image: of a forward and a backward pass, and of a forward pass alone."""
+
+    both: float
+    forward: float
+
+    @classmethod
+    def measure(cls, classifier: Classifier, images: Images, labels: Labels) -> Pace:
+        """The second of two calls of each kind on a batch of the attacks' size; labels only fix their number."""
+        source, goal = Backpropagation(classifier), Goal(labels[: len(images)])
+        noise = ImageNoise(images[:1], 0)
+        times = []
+        for ask in (lambda: source(images, goal, noise), lambda: source.logits(images)):
+            for _ in range(2):
+                begun = time.perf_counter()
+                ask()
+                if images.is_cuda:
+                    torch.cuda.synchronize()
+                took = time.perf_counter() - begun
+            times.append(took / len(images))
+        return cls(both=times[0], forward=times[1])
+
+    def forecast(self, members: Sequence[Member], images: int) -> float:
+        """Seconds at most, if no image falls, by the price of each attack; its own arithmetic is not counted."""
+        prices = [member.attack.price for member in members]
+        return images * sum(both * self.both + forward * self.forward for both, forward in prices)
+
+
+class Clock:
+    """Time of an evaluation, that of units done before a kill included."""
+
+    def __init__(self, budget: float | None) -> None:
+        self._budget, self._begun, self._earlier = budget, time.perf_counter(), 0.0
+
+    def add(self, units: float, now: float) -> None:
+        """An attempt's units took `units` seconds when they were made, and the attempt took `now` seconds here."""
+        self._earlier += max(0.0, units - now)
+
+    @property
+    def spent(self) -> float:
+        return time.perf_counter() - self._begun + self._earlier
+
+    @property
+    def left(self) -> float:
+        return float("inf") if self._budget is None else self._budget - self.spent
+
+
+def further_rounds(members: Sequence[Member]) -> Iterator[Member]:
+    """The same attacks again and again with new seeds, named apart, for as long as the caller takes them.
+
+    Only attacks that draw at random can gain from it: one whose result does not change with its seed is left out.
+    """
+    again = [member for member in members if member.attack.draws]
+    number = 2
+    while again:
+        for member in again:
+            seed = member.attack.seed + number - 1
+            attack = member.attack.model_copy(update={"seed": seed})
+            yield member.model_copy(update={"name": f"{member.name}-round-{number}", "attack": attack})
+        number += 1

@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,14 +32,6 @@ from sonet.types import Images, Labels, Proportion
 
 SLACK = 1e-5
 """By how much a pixel may leave the box, and an image the budget, for either side."""
-
-NO_CHANGES: Callable[[float], dict[str, Any]] = lambda eps: {}  # noqa: E731
-OURS: dict[str, tuple[str, Callable[[float], dict[str, Any]]]] = {
-    "pgd": ("pgd", lambda eps: {"steps": PGD_STEPS, "step_size": PGD_STEP * eps, "random_start": True}),
-    "cw-l2": ("cw", NO_CHANGES),
-    "cw-linf": ("cw", NO_CHANGES),
-}
-"""Our attacks with another family than their name, or with settings (by eps) that differ from their defaults."""
 
 FAMILIES = ("standard", "pgd", "apgd-ce", "apgd-dlr", "apgd-t", "fab", "square", "deepfool", "cw", "fgsm", "other")
 
@@ -86,12 +78,13 @@ class Counted(nn.Module):
         self.backwards += number
 
 
-def our_attack(name: str, settings: Callable[[float], dict[str, Any]]) -> TimedCraft:
+def our_attack(name: str) -> TimedCraft:
     """Our attack `name` with the call of a peer. Its time holds its own checks and its judging twice."""
 
     def run(model: nn.Module, images: Images, labels: Labels, norm: Any, eps: float, seed: int) -> tuple[Images, float]:
         start = time.perf_counter()
-        attack = ATTACKS[name][0](seed=seed, batch_size=BATCH, **settings(eps))
+        changes = {"steps": PGD_STEPS, "step_size": PGD_STEP * eps, "random_start": True} if name == "pgd" else {}
+        attack = ATTACKS[name][0](seed=seed, batch_size=BATCH, **changes)
         result = attack.run(model, images, labels, Threat(norm, eps))
         return result.adversarial, time.perf_counter() - start
 
@@ -109,8 +102,8 @@ def entries() -> list[Entry]:
     """Both sides, sorted by family, so that what is compared runs one after the other."""
     found = [Entry("ours", "standard", "standard", ("linf", "l2"), _run_standard)]
     for name, (kind, _) in ATTACKS.items():
-        family, settings = OURS.get(name, (name if name in FAMILIES else "other", NO_CHANGES))
-        found.append(Entry("ours", name, family, kind.norms, our_attack(name, settings)))
+        family = "cw" if name.startswith("cw-") else name if name in FAMILIES else "other"
+        found.append(Entry("ours", name, family, kind.norms, our_attack(name)))
     for peer in PEERS.values():
         tool, _, name = peer.name.partition(" ")
         found.append(Entry(tool, name, peer.family, peer.norms, peer.run))

@@ -223,9 +223,9 @@ class Positive(nn.Module):
 def torchattacks_cw(model: nn.Module, images: Images, labels: Labels, norm: Norm, eps: float, seed: int) -> Images:
     """It has no search for the constant, so ours goes around it: of several constants the nearest image that fools.
 
-    Twice it needs help. Its change of variable puts pixels of exactly 0 or 1 at infinity, where they never move: half of
-    these images. So it is given images moved in by 5e-7, which is what the authors' own code does. And its margin takes
-    the other classes' largest logit as 0 where all are negative, so it is given logits shifted to be positive.
+    Twice it needs help. Its change of variable puts pixels of exactly 0 or 1 at infinity, where they never move: half
+    of these images. So it is given images moved in by 5e-7, as the authors' own code does. And its margin takes the
+    other classes' largest logit as 0 where all are negative, so it is given logits shifted to be positive.
     """
     threat = Threat(norm, eps)
     moved = images.clamp(5e-7, 1 - 5e-7)

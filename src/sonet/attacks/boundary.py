@@ -74,8 +74,8 @@ class Boundary(MinimumNorm):
         # Not the stream of the starts: how many an image needed must not matter to its batch-mates.
         noise = ImageNoise(images, 2 * self.seed + 1)
         trace = torch.full((self.steps, len(images)), torch.nan)
-        sideways = torch.full_like(nearest.distance, self.sideways_step, dtype=torch.float64)
-        inward = torch.full_like(nearest.distance, self.inward_step, dtype=torch.float64)
+        sideways = torch.full_like(nearest.distance, self.sideways_step)
+        inward = torch.full_like(nearest.distance, self.inward_step)
         active = torch.arange(len(images), device=images.device)
         for step in range(self.steps):
             going = torch.zeros_like(labels, dtype=torch.bool)
@@ -129,7 +129,7 @@ class Boundary(MinimumNorm):
 
     def _factor(self, fell: Tensor, wanted: float, trials: int) -> Tensor:
         """exp(adaptation trials (success - wanted)): on average 1 where the share of successes is as wanted."""
-        return (self.adaptation * trials * (fell.double() - wanted)).exp()
+        return torch.exp(self.adaptation * trials * (fell.float() - wanted))
 
 
 def _turned(change: Tensor, still: Tensor, length: Tensor, normal: Tensor, threat: Threat) -> Tensor:
@@ -139,4 +139,5 @@ def _turned(change: Tensor, still: Tensor, length: Tensor, normal: Tensor, threa
     across = threat.steepest(normal - (normal * along).flatten(1).sum(1).view(-1, 1, 1, 1) * along)
     radius = change.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     length = length.view(-1, 1, 1, 1)
-    return (change + length * radius * across) / (1 + length.square()).sqrt()
+    turned: Tensor = (change + length * radius * across) / (1 + length.square()).sqrt()
+    return turned

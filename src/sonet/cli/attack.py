@@ -77,6 +77,7 @@ def attack(
     Example: sonet attack runs/sonet --threat linf:0.2 --attack standard
     """
     from sonet.attacks import Threat
+    from sonet.attacks.ensemble import OWN
     from sonet.cli.budget import parse_budget
     from sonet.cli.progress import bar
     from sonet.cli.victim import find_victim
@@ -86,6 +87,8 @@ def attack(
     ball = Threat.parse(threat)
     seconds = None if budget is None else parse_budget(budget)
     victim = find_victim(run, data, data_dir, images, device.value)
+    judged = judge_batch or batch_size
+    deployed = victim.deployed(judged)
     sources = _sources(victim, step_gradient, scope, transfer_from or [])
     members = _members(name, settings or [], gradients, sources, batch_size, seed)
     ensemble = len(members) > 1
@@ -93,13 +96,13 @@ def attack(
     versions = Environment.here().versions
     with bar() as shown:
         found = evaluate(
-            victim.model,
+            deployed,
             victim.test.images,
             victim.test.labels,
             ball,
             members,
-            gradients=sources,
-            judge_batch=judge_batch or batch_size,
+            gradients={key: source for key, source in sources.items() if key != OWN},
+            judge_batch=judged,
             out=folder,
             budget=seconds,
             about=victim.about
@@ -117,7 +120,7 @@ def attack(
             command=f"sonet attack {run} --threat {ball} --attack {name}",
             data=victim.data.describe(),
             classes=victim.data.classes,
-            settings=victim.about | {"judge_batch": judge_batch or batch_size, "budget": seconds},
+            settings=victim.about | {"judge_batch": judged, "budget": seconds},
             device=victim.device,
         )
         write_evaluation(found, record, folder)
@@ -278,8 +281,8 @@ def _words(found: Evaluation, name: str, folder: Path | None, ensemble: bool) ->
     for attempt in found.attempts:
         if attempt.zero_gradient_share and attempt.member.attack.needs_gradient:
             lines.append(
-                f"{attempt.member.name}: {attempt.zero_gradient_share:.1%} of the images had a gradient of exactly zero "
-                "at some step: try --set loss=margin, and --attack square, which needs no gradient."
+                f"{attempt.member.name}: {attempt.zero_gradient_share:.1%} of the images had a gradient of exactly "
+                "zero at some step: try --set loss=margin, and --attack square, which needs no gradient."
             )
     if folder is not None:
         lines += ["", f"Wrote {folder / 'record.json'} and {folder / 'report.html'}. Next: sonet verify {folder}"]

@@ -13,6 +13,8 @@ class What(StrEnum):
     MODELS = "models"
     DATA = "data"
     ATTACKS = "attacks"
+    ENSEMBLES = "ensembles"
+    GRADIENTS = "gradients"
     SOLVERS = "solvers"
     EXPERIMENTS = "experiments"
 
@@ -21,7 +23,7 @@ def listing(
     what: Annotated[What, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the networks, data, attacks, solvers or experiments, with their options.
+    """List the networks, data, attacks, ensembles, gradients, solvers or experiments, with their options.
 
     Example: sonet list models
     """
@@ -29,6 +31,8 @@ def listing(
         What.MODELS: _models,
         What.DATA: _data,
         What.ATTACKS: _attacks,
+        What.ENSEMBLES: _ensembles,
+        What.GRADIENTS: _gradients,
         What.SOLVERS: _solvers,
         What.EXPERIMENTS: _experiments,
     }[what]()
@@ -80,6 +84,18 @@ def _attacks() -> dict[str, dict[str, Any]]:
         }
         for name, (attack, about) in ATTACKS.items()
     }
+
+
+def _ensembles() -> dict[str, dict[str, Any]]:
+    from sonet.attacks.ensemble import ENSEMBLES
+
+    return {name: {"about": about} for name, (_, about) in ENSEMBLES.items()}
+
+
+def _gradients() -> dict[str, dict[str, Any]]:
+    from sonet.evaluation import GRADIENTS
+
+    return {name: {"about": about} for name, about in GRADIENTS.items()}
 
 
 def _solvers() -> dict[str, dict[str, Any]]:

@@ -30,7 +30,8 @@ def verify(
     kept = read_evidence(evidence)
     setting = kept.setting
     victim = find_victim(run or Path(setting["about"]["run"]), data, data_dir, int(setting["n"]), "auto")
-    found = judge(victim.model, victim.test.images, victim.test.labels, kept, int(setting["judge_batch"]))
+    batch = int(setting["judge_batch"])
+    found = judge(victim.deployed(batch), victim.test.images, victim.test.labels, kept, batch)
     if as_json:
         typer.echo(json.dumps({"agrees": found.agrees} | asdict(found), indent=1))
     else:

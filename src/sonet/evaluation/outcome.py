@@ -46,9 +46,9 @@ class Evaluation:
     """The worst case over all attacks, per sample.
 
     fell_to: (N,) number of the first attack that felled an image, or EARLIER, WRONG, STANDS. adversarial: the image
-    that did, else the last one tried. coupled: predictions or logits depend on batch-mates. random: they differ from call to
-    call. together: predictions with all adversarial images judged at once as deployed; elsewhere: in batches of another
-    size. unfinished: attacks left out for lack of time.
+    that did, else the last one tried. coupled: predictions or logits depend on batch-mates. random: they differ from
+    call to call. together: predictions with all adversarial images judged at once as deployed; elsewhere: in batches of
+    another size. unfinished: attacks left out for lack of time.
     """
 
     threat: Threat

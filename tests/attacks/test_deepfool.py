@@ -13,6 +13,7 @@ from toy_classifiers import Counting, Wavy, images, linear, predicted
 
 from sonet.attacks import L2, AttackError, AttackResult, Linf, Threat
 from sonet.attacks.deepfool import DeepFool, nearest_move
+from sonet.attacks.gradients import Backpropagation, SPSAGradient
 from sonet.attacks.losses import likely_targets, margin
 
 Norm = Literal["linf", "l2"]
@@ -104,7 +105,7 @@ def test_it_is_its_algorithm_written_out(norm: Norm, settings: dict[str, Any]) -
 
 
 def test_of_several_planes_the_nearest_is_chosen_and_one_out_of_reach_counts_as_farther() -> None:
-    point = torch.tensor([[0.5, 0.5]]).double()
+    point = torch.tensor([[0.5, 0.25]]).double()
     east, north = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
     normals = torch.stack((east, north))[:, None]
 
@@ -113,8 +114,8 @@ def test_of_several_planes_the_nearest_is_chosen_and_one_out_of_reach_counts_as_
 
     assert move(-0.3, -0.2) == [0.0, 0.2]
     assert move(-0.2, -0.3) == [0.2, 0.0]
-    assert move(-0.6, -0.4) == [0.0, 0.4]  # the first misses the box, 0.5 away from where its room ends
-    assert move(-0.6, -0.7) == [0.5, 0.0]
+    assert move(-0.6, -0.55) == [0.0, 0.55]  # the first misses the box, whose edge is 0.5 away
+    assert move(-0.6, -0.65) == [0.5, 0.0]
     stuck = nearest_move(torch.ones(1, 2).double(), normals, torch.tensor([[-0.1], [-0.1]]).double(), "l2")
     assert torch.equal(stuck, torch.zeros(1, 2).double())
     none = nearest_move(point, torch.zeros(2, 1, 2).double(), torch.tensor([[-0.1], [-0.2]]).double(), "linf")
@@ -166,6 +167,17 @@ def test_a_sample_s_result_does_not_depend_on_its_batch(threat: Threat, stop: bo
         assert torch.equal(other.queries_each, whole.queries_each[back])
         rows = len(whole.loss)
         torch.testing.assert_close(other.loss[:rows], whole.loss[:, back], rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_estimated_gradients_draw_the_image_s_own_noise_too() -> None:
+    """Samples that leave the batch take nothing from the others' draws."""
+    model, x = Wavy(), images(8)
+    labels = predicted(model, x)
+    source = SPSAGradient(Backpropagation(model), 20, 1e-3, 512)
+    whole = DeepFool().run(model, x, labels, Linf(0.1), gradients_from=source)
+    alone = DeepFool(batch_size=1).run(model, x, labels, Linf(0.1), gradients_from=source)
+    assert len(whole.queries_each.unique()) > 1
+    torch.testing.assert_close(alone.minimum, whole.minimum, rtol=1e-6, atol=0)
 
 
 def test_queries_are_the_images_the_model_saw_and_price_bounds_them() -> None:

@@ -13,6 +13,7 @@ from toy_classifiers import Counting, Linear, Wavy, images, linear, predicted
 
 from sonet.attacks import L2, AttackError, AttackResult, Linf, Threat
 from sonet.attacks.fab import FAB, start_near
+from sonet.attacks.gradients import Backpropagation, SPSAGradient
 from sonet.attacks.losses import likely_targets, margin
 from sonet.attacks.noise import ImageNoise
 
@@ -183,6 +184,17 @@ def test_a_sample_s_result_does_not_depend_on_its_batch(threat: Threat, stop: bo
         torch.testing.assert_close(other.minimum, whole.minimum[back], rtol=1e-6, atol=0)  # type: ignore[index]
         assert torch.equal(other.queries_each, whole.queries_each[back])
         torch.testing.assert_close(other.loss, whole.loss[:, back], rtol=0, atol=1e-4, equal_nan=True)
+
+
+def test_estimated_gradients_draw_the_image_s_own_noise_too() -> None:
+    """Samples that leave the batch take nothing from the others' draws."""
+    model, x = Wavy(), images(8)
+    labels = predicted(model, x)
+    source, attack = SPSAGradient(Backpropagation(model), 200, 1e-3, 512), FAB(steps=8, stop_when_fooled=True)
+    whole = attack.run(model, x, labels, Linf(0.02), gradients_from=source)
+    alone = attack.model_copy(update={"batch_size": 1}).run(model, x, labels, Linf(0.02), gradients_from=source)
+    assert len(whole.queries_each.unique()) > 2
+    torch.testing.assert_close(alone.minimum, whole.minimum, rtol=1e-6, atol=0)
 
 
 def test_queries_are_the_images_the_model_saw_and_price_and_work_bound_them() -> None:

@@ -245,11 +245,16 @@ def test_queries_are_the_images_the_model_saw_and_never_above_the_setting(threat
     assert torch.equal(torch.isfinite(result.loss).sum(0), result.queries_each)
 
 
+@pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("threat", THREATS, ids=str)
-def test_the_loss_never_falls_and_is_that_of_the_best_query(threat: Threat) -> None:
-    """An accepted move raises the margin, a rejected one is undone: the trace is the running maximum of all queries."""
+def test_the_loss_never_falls_and_is_that_of_the_best_query(threat: Threat, rounded: bool) -> None:
+    """An accepted move raises the margin, any other is undone: the trace is the running maximum of all queries."""
     x = images(5, shape=(1, 6, 6))
-    model = far((1, 6, 6), x)
+    smooth = far((1, 6, 6), x)
+
+    def model(x: Tensor) -> Tensor:
+        return (4 * smooth(x)).round() if rounded else smooth(x)
+
     labels = predicted(model, x)
     seen = Seen(model)
     result = Square(queries=300, stop_when_fooled=False).run(model, x, labels, threat, gradients_from=seen)
@@ -259,7 +264,7 @@ def test_the_loss_never_falls_and_is_that_of_the_best_query(threat: Threat) -> N
     running = margins[1:].cummax(0).values
     torch.testing.assert_close(result.loss[1:].double(), running, rtol=1e-6, atol=1e-6)
     assert (result.loss[1:].diff(dim=0) >= 0).all()
-    assert (result.loss[1:].diff(dim=0) > 0).sum() > 50
+    assert (result.loss[1:].diff(dim=0) > 0).sum() > (10 if rounded else 50)
     torch.testing.assert_close(margin(model(result.adversarial), labels), margins.amax(0), rtol=0, atol=1e-12)
     # Every query is one move away from the best before it.
     best = seen.batches[1]

@@ -284,8 +284,15 @@ def test_an_allowance_goes_with_the_class_and_those_derived_from_it() -> None:
     class Transfer(PGD):
         pass
 
+    class Boundary(Exact):
+        needs_gradient = False
+
     scene = Scene.draw(2, 0, n=50)
     assert debt(Mine(), scene, "l2").tolerance == 0.25
+    assert debt(Boundary(), scene, "l2").tolerance == 0.01
+    assert debt(Boundary(), Scene.draw(2, 0, corners=True, n=50), "l2").tolerance == 0.1
+    far = debt(Boundary(), Scene.draw(10, 0, n=50), "l2").radius
+    assert (far >= Scene.draw(10, 0, n=50).distances("l2").amin(1)).all()
     assert not debt(Transfer(), scene, "linf").owed
 
 

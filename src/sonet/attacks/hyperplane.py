@@ -51,7 +51,6 @@ def to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> tuple
         if not bool(going.any()):
             break
         t = t + torch.where(going, left / free, 0.0)
-    t = torch.where(asked < most, t, torch.finfo(t.dtype).max)  # the plane misses the box: all the room is used
     way = torch.minimum(t if norm == "linf" else t * weight, room)
     share = torch.where(asked > 0, need / asked, 1.0)
     return toward * way, torch.where(top > 0, share, 0.0).squeeze(-1)

@@ -146,6 +146,7 @@ class Scene:
     model: Linear
     images: Images
     labels: Labels
+    corners: bool = False
     _known: dict[tuple[str, Norm], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def distances(self, norm: Norm) -> Tensor:
@@ -173,7 +174,7 @@ class Scene:
         own = model.weight - model.weight.mean(0)
         toward = 0.1 * (own / own.abs().amax(1, keepdim=True))[torch.arange(n) % classes].view_as(drawn)
         images = drawn.round() if corners else 0.4 + 0.2 * drawn + toward
-        return cls(model, images, model(images).argmax(1))
+        return cls(model, images, model(images).argmax(1), corners)
 
     def alike(self, radius: Tensor, n: int, among: Tensor | None = None) -> tuple[Images, Labels, Tensor]:
         """n images, labels and radii: those whose `radius`, (N,), is nearest the median, so that one eps serves all.

@@ -91,7 +91,7 @@ def wrapped(case: str, wrap: Callable[[Linear], Classifier], *, may_be_blind: bo
         result = bench.run(wrap(scene.model), images, labels, eps)
         stood = ~result.fooled
         silent = stood & ~result.zero_gradients
-        blind = f", {int((stood & ~silent).sum())} blind" if bool((stood & ~silent).any()) else ""
+        blind = f" {int((stood & ~silent).sum())} blind" if bool((stood & ~silent).any()) else ""
         saying = ", or its gradient is reported as zero" if may_be_blind else ""
         return bench.prove(
             case,

@@ -86,7 +86,9 @@ def _table(proofs: list[Proof], attacks: list[str]) -> Table:
     for attack in attacks:
         table.add_column(attack, no_wrap=True)
     found = {(proof.case, proof.attack): proof for proof in proofs}
-    for case in dict.fromkeys(proof.case for proof in proofs if proof.attack in attacks):
+    columns = [[proof.case for proof in proofs if proof.attack == attack] for attack in attacks]
+    # The longest first, so that the cases stay in its order where another has fewer norms.
+    for case in dict.fromkeys(case for column in sorted(columns, key=len, reverse=True) for case in column):
         cells = []
         for attack in attacks:
             proof = found.get((case, attack))

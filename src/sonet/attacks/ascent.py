@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from sonet.attacks.crafted import Best, Crafted, Progress, blind, silence
 from sonet.attacks.gradients import GradientSource
@@ -29,6 +30,7 @@ def ascend(
     step_size: float,
     keep: Keep,
     stop_when_fooled: bool,
+    whose: Tensor | None = None,
     momentum: float = 0.0,
     checkpoints: Sequence[int] = (),
     progress: Progress | None = None,
@@ -37,13 +39,15 @@ def ascend(
 
     keep "last" returns x_steps. keep "best" returns, for each sample, an iterate that fools `source`'s own classifier
     if there was one, the one of largest loss among them, so that the result is never worse than an earlier iterate.
+    whose: (M,) places of the samples to move; the others stay at their start and cost nothing.
     A sample's gradient that is not finite counts as zero: without momentum the sample stays where it is.
     """
     current, best = start.clone(), Best(start)
     zero = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     trace = torch.full((steps, len(images)), torch.nan)
-    active = torch.arange(len(images), device=images.device)
+    active = torch.arange(len(images), device=images.device) if whose is None else whose
+    noise = noise.keep(active)
     saved: dict[int, Images] = {}
     velocity = torch.zeros_like(start)
     for step in range(steps):

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
 
 from sonet.attacks.ascent import Keep, ascend
 from sonet.attacks.attack import Attack
@@ -66,26 +67,37 @@ class PGD(Attack):
         progress: Progress | None,
     ) -> Crafted:
         goal = Goal(labels, LOSSES[self.loss])
-        runs = []
+        fell = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        runs, scores = [], []
         for restart in range(self.restarts):
             noise = ImageNoise(images, self.seed * 1009 + restart)
-            runs.append(
-                ascend(
-                    source,
-                    images,
-                    goal,
-                    threat,
-                    start=threat.random_start(images, noise) if self.random_start else images,
-                    noise=noise,
-                    steps=self.steps,
-                    step_size=threat.eps / 8 if self.step_size is None else self.step_size,
-                    keep=self.keep,
-                    stop_when_fooled=self.stop_when_fooled,
-                    checkpoints=checkpoints,
-                    progress=progress,
-                )
+            whose = (~fell).nonzero().squeeze(1)
+            if not len(whose):
+                break
+            run = ascend(
+                source,
+                images,
+                goal,
+                threat,
+                start=threat.random_start(images, noise) if self.random_start else images,
+                noise=noise,
+                steps=self.steps,
+                step_size=threat.eps / 8 if self.step_size is None else self.step_size,
+                keep=self.keep,
+                stop_when_fooled=self.stop_when_fooled,
+                whose=whose,
+                checkpoints=checkpoints,
+                progress=progress,
             )
-        return best_of(runs, source, goal)
+            runs.append(run)
+            if self.restarts > 1:
+                score = torch.full((len(images),), -torch.inf, dtype=torch.float64, device=images.device)
+                score[whose], fooled = _score(source, run.images[whose], goal.take(whose))
+                run.queries[whose] += 1
+                scores.append(score)
+                if self.stop_when_fooled:
+                    fell[whose] |= fooled
+        return runs[0] if self.restarts == 1 else pick(runs, torch.stack(scores).argmax(0))
 
 
 class FGSM(Attack):
@@ -121,21 +133,14 @@ class FGSM(Attack):
             noise=ImageNoise(images, self.seed),
             steps=1,
             step_size=threat.eps,
-            keep="best" if self.stop_when_fooled else "last",
+            keep="last",
             stop_when_fooled=self.stop_when_fooled,
             progress=progress,
         )
 
 
-def best_of(runs: Sequence[Crafted], source: GradientSource, goal: Goal) -> Crafted:
-    """For each sample the run that fools, or else that of the largest loss."""
-    if len(runs) == 1:
-        return runs[0]
-    scores = []
-    for run in runs:
-        logits = source.logits(run.images)
-        score = torch.nan_to_num(goal(logits), nan=0.0).clamp(-1e6, 1e6)
-        scores.append(score + 1e7 * goal.fooled(logits))
-    best = pick(runs, torch.stack(scores).argmax(0))
-    best.queries.add_(len(runs))
-    return best
+def _score(source: GradientSource, images: Images, goal: Goal) -> tuple[Tensor, Tensor]:
+    """By which a run is the best of several: it fools, or else its loss is the largest; and who is fooled, (N,)."""
+    logits = source.logits(images)
+    fooled = goal.fooled(logits)
+    return torch.nan_to_num(goal(logits), nan=0.0).double().clamp(-1e6, 1e6) + 1e7 * fooled, fooled

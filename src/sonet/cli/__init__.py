@@ -15,6 +15,7 @@ from sonet import __version__
 from sonet.cli.attack import attack
 from sonet.cli.listing import listing
 from sonet.cli.reproduce import report, reproduce
+from sonet.cli.selftest import selftest
 from sonet.cli.train import train
 from sonet.cli.verify import verify
 
@@ -31,6 +32,7 @@ app.command()(reproduce)
 app.command()(train)
 app.command()(attack)
 app.command()(verify)
+app.command()(selftest)
 app.command("list")(listing)
 app.command()(report)
 

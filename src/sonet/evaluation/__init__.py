@@ -1,9 +1,11 @@
 """Evaluations: ensembles of attacks, worst case per sample, with evidence that can be resumed and judged again."""
 
-from sonet.evaluation.evaluate import Watch, duration, evaluate
+from sonet.evaluation.evaluate import evaluate
+from sonet.evaluation.forecast import duration
 from sonet.evaluation.gradients import GRADIENTS, gradient_sources
 from sonet.evaluation.outcome import EARLIER, STANDS, WRONG, Attempt, Evaluation
 from sonet.evaluation.record import make_record, sentences, write_evaluation
+from sonet.evaluation.run import Watch
 from sonet.evaluation.verify import Evidence, Judgement, Verification, read_evidence, verify
 
 __all__ = [

@@ -76,3 +76,11 @@ def further_rounds(members: Sequence[Member]) -> Iterator[Member]:
             attack = member.attack.model_copy(update={"seed": seed})
             yield member.model_copy(update={"name": f"{member.name}-round-{number}", "attack": attack})
         number += 1
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 8 s, 3 min, 2 h 10 min."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

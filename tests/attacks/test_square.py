@@ -12,7 +12,8 @@ from toy_classifiers import Counting, Linear, Wavy, images, linear, predicted, w
 
 from sonet.attacks import L2, PGD, AttackError, Linf, Threat, margin
 from sonet.attacks.noise import ImageNoise
-from sonet.attacks.square import Flip, Move, Shift, Square, bump, side
+from sonet.attacks.square import Square, side
+from sonet.attacks.square_moves import Flip, Move, Shift, bump
 
 Norm = Literal["linf", "l2"]
 NORMS: list[Norm] = ["linf", "l2"]

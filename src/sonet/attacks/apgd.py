@@ -15,6 +15,7 @@ from sonet.attacks.crafted import Best, Crafted, Progress, blind, silence
 from sonet.attacks.gradients import GradientSource
 from sonet.attacks.losses import LOSSES, TARGETED_LOSSES, Goal, fooled, likely_targets
 from sonet.attacks.noise import ImageNoise
+from sonet.attacks.outlook import FUTILITY, Futility, Outlook
 from sonet.attacks.threat import Threat
 from sonet.types import Images, Labels, Logits
 
@@ -27,7 +28,8 @@ class APGD(Attack):
 
     h_0 = 2 eps. At checkpoints w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03,
     0.06): where the loss rose in fewer than `rho` of the steps since the last one, or neither step length nor best loss
-    changed since then, h halves and the search goes on from the best image so far.
+    changed since then, h halves and the search goes on from the best image so far. With `futility` the run's `Outlook`
+    is judged there too.
 
     Deviations: cross-entropy is followed through its logit, `log-odds`, which has the same direction and does not
     saturate; an image leaves as soon as it falls; the last iterate costs a forward pass only. With `targets` each run
@@ -40,12 +42,15 @@ class APGD(Attack):
     restarts: PositiveInt = Field(default=1, description="runs, each from a random start of its own")
     loss: Literal["log-odds", "ce", "dlr", "margin"] = Field(default="log-odds", description="what is driven up")
     targets: NonNegativeInt = Field(default=0, description="wrong classes aimed at, likeliest first; 0: untargeted")
+    futility: Futility = Field(default=None, description=FUTILITY)
     rho: float = Field(default=0.75, gt=0, le=1, description="share of steps that must raise the loss to keep h")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
         if self.targets and self.loss not in TARGETED_LOSSES:
             raise ValueError(f"loss {self.loss} has no targeted form; with targets take {', '.join(TARGETED_LOSSES)}")
+        if self.futility is not None and self.loss == "ce":
+            raise ValueError("futility needs a loss that is 0 at the boundary; take log-odds for ce")
         return self
 
     @property
@@ -133,15 +138,18 @@ class _Run:
         top = _Top(x, gradient, loss)
         rises, halved, reference = torch.zeros_like(loss), torch.ones_like(fell), loss.clone()
         last_check, checks = 0, set(_checkpoints(setting.steps))
+        leaving = fell if setting.stop_when_fooled else torch.zeros_like(fell)
+        outlook = Outlook(setting.futility, setting.steps, -loss)
         for step in range(setting.steps):
-            if setting.stop_when_fooled and bool(fell.any()):
-                stay = (~fell).nonzero().squeeze(1)
+            if bool(leaving.any()):
+                stay = (~leaving).nonzero().squeeze(1)
                 if not len(stay):
                     break
                 whose, noise, goal = whose[stay], noise.keep(stay), goal.take(stay)
                 clean, x, before, gradient, loss = clean[stay], x[stay], before[stay], gradient[stay], loss[stay]
                 size, rises, halved, reference = size[stay], rises[stay], halved[stay], reference[stay]
                 top = top.take(stay)
+                outlook.keep(stay)
             inertia = 0.75 if step else 1.0
             z = threat.project(x + size * threat.steepest(gradient), clean)
             moved = threat.project(x + inertia * (z - x) + (1 - inertia) * (x - before), clean) if step else z
@@ -149,7 +157,9 @@ class _Run:
             gradient, loss, fell = self._look(x, whose, goal, noise, step + 1 == setting.steps, trace[step + 1])
             rises += loss > earlier
             top.note(x, gradient, loss)
+            leaving = fell if setting.stop_when_fooled else torch.zeros_like(fell)
             if step + 1 in checks:
+                leaving = leaving | outlook.hopeless(step + 1, -top.loss)
                 span, last_check = step + 1 - last_check, step + 1
                 slow = rises < setting.rho * span
                 stuck = ~halved & (top.loss <= reference)

@@ -21,8 +21,6 @@ CHECK_EVERY = 5
 """Steps from one look at the sideways move alone to the next."""
 SIDEWAYS_SUCCESS, INWARD_SUCCESS = 0.5, 0.25
 """Shares of moves that should fool: on a smooth boundary every second sideways move does, if it is short enough."""
-SETTLED = 1e-6
-"""Length of the inward move, as a share of the distance, below which a walk has arrived."""
 
 
 class Boundary(MinimumNorm):
@@ -36,8 +34,8 @@ class Boundary(MinimumNorm):
 
     and x'' replaces x' if it fools. It is nearer in any case, as clipping brings no pixel away from x. Every image has
     its own a and b; they grow and shrink with its success: a so that half of the sideways moves fool, b so that a
-    quarter of the whole steps do. A walk ends when b < 1e-6. One query a step, a second every fifth for the sideways
-    move. Logits are read through their largest entry only. `loss` of the result is minus the distance.
+    quarter of the whole steps do. A walk ends when b < `settled`. A step costs one query, every fifth a second for the
+    sideways move alone. Only the place of the largest logit is read. `loss` of the result is minus the distance.
 
     Deviations from the paper:
     - a and b change by a small factor after every trial, not after counting over a window of trials.
@@ -55,6 +53,8 @@ class Boundary(MinimumNorm):
     sideways_step: PositiveFloat = Field(default=0.1, le=1, description="first a, as a share of the distance")
     inward_step: PositiveFloat = Field(default=0.1, le=0.5, description="first b, as a share of the distance")
     adaptation: PositiveFloat = Field(default=0.05, description="change of log a and log b after a trial")
+    # Nearer to the boundary than 1e-4, rounding in float32 and with it the batch size begins to decide who fools.
+    settled: PositiveFloat = Field(default=1e-4, description="b below which a walk ends")
     faces: float = Field(default=0.8, ge=0, le=1, description="share of steps that leave pixels at 0 and 1")
 
     @property
@@ -80,7 +80,7 @@ class Boundary(MinimumNorm):
         for step in range(self.steps):
             going = torch.zeros_like(labels, dtype=torch.bool)
             going[unfinished(nearest, self.stop_when_fooled)] = True
-            kept = (going & torch.isfinite(nearest.distance) & (inward >= SETTLED))[active].nonzero().squeeze(1)
+            kept = (going & torch.isfinite(nearest.distance) & (inward >= self.settled))[active].nonzero().squeeze(1)
             if len(kept) < len(active):
                 active, noise = active[kept], noise.keep(kept)
             if not len(active):

@@ -29,16 +29,21 @@ class Member(BaseModel):
     gradients: str = OWN
 
 
-def standard(seed: int = 0) -> tuple[Member, ...]:
+FUTILITY = 2.0
+"""How generous `standard` is with a search before it gives an image up: see `sonet.attacks.outlook`."""
+
+
+def standard(seed: int = 0, futility: float | None = FUTILITY) -> tuple[Member, ...]:
     """AutoAttack's composition (Croce and Hein 2020): APGD on cross-entropy, APGD and FAB targeted, Square.
 
-    100 steps a run, the nine likeliest wrong classes, 5,000 queries. Deviations: those of the single attacks.
+    100 steps a run, the nine likeliest wrong classes, 5,000 queries. Deviations: those of the single attacks; and a
+    search that even at twice its recent pace would not arrive is given up. `thorough` gives nothing up.
     """
     return (
-        Member(name="apgd-ce", attack=APGDCE(seed=seed)),
-        Member(name="apgd-t", attack=APGDT(seed=seed)),
-        Member(name="fab", attack=FAB(seed=seed, stop_when_fooled=True)),
-        Member(name="square", attack=Square(seed=seed)),
+        Member(name="apgd-ce", attack=APGDCE(seed=seed, futility=futility)),
+        Member(name="apgd-t", attack=APGDT(seed=seed, futility=futility)),
+        Member(name="fab", attack=FAB(seed=seed, futility=futility, stop_when_fooled=True)),
+        Member(name="square", attack=Square(seed=seed, futility=futility)),
     )
 
 
@@ -68,6 +73,7 @@ def ode(gradients: Iterable[str], seed: int = 0) -> tuple[Member, ...]:
 ENSEMBLES: dict[str, tuple[Ensemble, str]] = {
     "quick": (lambda gradients, seed: quick(seed), "a first look: what stands may well fall to standard"),
     "standard": (lambda gradients, seed: standard(seed), "AutoAttack's composition: APGD-CE, APGD-T, FAB-T, Square"),
+    "thorough": (lambda gradients, seed: standard(seed, futility=None), "standard to the last step of every search"),
     "ode": (ode, "for ODE networks: APGD through every gradient the network offers, then standard"),
 }
 """By name: the members, from the names of the gradients at hand and a seed; and what it is for."""

@@ -14,11 +14,16 @@ from sonet.attacks.hyperplane import length, to_plane
 from sonet.attacks.losses import Goal, likely_targets
 from sonet.attacks.minimum import Found, MinimumNorm, Nearest
 from sonet.attacks.noise import ImageNoise
+from sonet.attacks.outlook import FUTILITY, Futility, Outlook
 from sonet.attacks.threat import Norm, Threat
 from sonet.types import Images, Labels, Logits
 
 BISECTIONS = 10
 """Halvings of the last search on the way to the clean image."""
+
+
+WINDOW = 10
+"""Steps of a run after which its outlook is judged, where it is."""
 
 
 class FAB(MinimumNorm):
@@ -37,7 +42,8 @@ class FAB(MinimumNorm):
     Deviations: one slope a step serves all. Its logits tell whether x fools, and an x drawn back takes its next step
     from the same plane; the paper looks at x first and linearises again where it was drawn to, three queries a step
     for these two. The last search toward the clean image is a bisection. Restarts go round all targets. A sample whose
-    slope is 0 or not finite at an x that does not fool would stay there: it leaves that run.
+    slope is 0 or not finite at an x that does not fool would stay there: it leaves that run. With `futility`, which is
+    for `stop_when_fooled`, a run whose nearest image so far comes down too slowly to get within eps ends early.
     """
 
     paper: ClassVar[str] = "Croce and Hein 2020, arXiv:1907.02044"
@@ -47,6 +53,7 @@ class FAB(MinimumNorm):
     targets: PositiveInt = Field(default=9, description="likeliest wrong classes tried; fewer if there are fewer")
     alpha_max: float = Field(default=0.1, ge=0, le=1, description="the most a step is drawn toward the clean image")
     eta: float = Field(default=1.05, ge=1, description="by what factor a step goes beyond the plane")
+    futility: Futility = Field(default=None, description=FUTILITY)
     beta: float = Field(default=0.9, gt=0, lt=1, description="share of the distance kept by an image that fooled")
 
     @property
@@ -81,18 +88,25 @@ class FAB(MinimumNorm):
     def _approach(self, hunt: Hunt, whose: Tensor, goal: Goal, x: Images, noise: ImageNoise, row: int) -> None:
         """One run of the samples `whose`, (M,) places, from `x` toward the targets of `goal`."""
         clean, norm = hunt.images[whose], hunt.threat.norm
+        distance = torch.full((len(whose),), torch.inf, dtype=x.dtype, device=x.device)
+        outlook = Outlook(self.futility, self.steps, distance)
         for step in range(self.steps):
             slope, mute = hunt.slope(row + step, whose, x, goal, noise)
             fell = goal.fooled(slope.logits)
             hunt.nearest.note(whose, x, fell)
+            distance = torch.where(fell, torch.minimum(distance, hunt.threat.distance(x, clean)), distance)
             gradient, loss = slope.gradient, slope.loss
             stay = hunt.standing[whose] & (fell | ~mute)
+            if self.futility is not None and step % WINDOW == 0 and step:
+                stay &= ~outlook.hopeless(step, distance - hunt.threat.eps)
             if not bool(stay.all()):
                 left = stay.nonzero().squeeze(1)
                 if not len(left):
                     return
                 whose, goal, noise = whose[left], goal.take(left), noise.keep(left)
                 x, clean, fell, mute, gradient, loss = (part[left] for part in (x, clean, fell, mute, gradient, loss))
+                distance = distance[left]
+                outlook.keep(left)
             x = self._step(x, clean, silence(gradient, mute), loss.masked_fill(mute, 0.0), fell, norm)
         hunt.last_look(whose, x, goal)
 

@@ -36,7 +36,7 @@ def test_with_two_classes_it_finds_the_least_distance(dtype: torch.dtype) -> Non
     assert (found > least * (1 - 1e-4)).all()
     assert bool(result.fooled.all())
     torch.testing.assert_close(result.distance, result.minimum, rtol=1e-6, atol=0)
-    assert result.queries_each.max() < 3000
+    assert result.queries_each.max() < 4500  # it ends by itself, before its budget
 
 
 def test_settling_later_comes_nearer() -> None:

@@ -135,6 +135,19 @@ def test_stopped_images_cost_no_more_and_queries_are_what_the_model_saw(norm: No
 
 
 @both
+def test_a_stopped_image_ends_with_the_step_that_fell_inside(norm: Norm) -> None:
+    """No further step and no walk back: two queries a look, of which the last alone fooled within the radius."""
+    x, model = images(8), Wavy()
+    result = run(norm, model, x, predicted(model, x), 0.5, steps=40, abort_early=False, stop_when_fooled=True)
+    looks = torch.isfinite(result.loss).sum(0)
+    assert torch.equal(result.queries_each, 2 * (1 + looks))
+    last = torch.stack([column[torch.isfinite(column)][-1] for column in result.loss.T])
+    torch.testing.assert_close(last, margin(model(result.adversarial), predicted(model, x)).float())
+    assert (last > 0).all()
+    assert bool((looks % 40 != 0).all())
+
+
+@both
 def test_an_image_does_not_see_its_batch_mates(norm: Norm) -> None:
     x = images(7)
     model = rowwise(linear(3, like=x))

@@ -1,8 +1,8 @@
 """What holds for every attack, whatever the network, the images, the radius: looked for in random ones.
 
-Float64 wherever two runs are compared: batches of another size round differently, and the sign of a gradient near 0, or
-the comparison of two losses that are nearly equal, turns the last digit into another image. In float32 that happens in
-one run of a few hundred, so no tolerance would be honest; box and budget are tested there.
+Float64 wherever two runs are compared: batches of another size round differently, and a gradient near 0 or two losses
+that are nearly equal turn the last digit into another step. In float32, of 4,800 such runs (400 of each attack) split
+into single images none differed in who fell, but six in a pixel by more than 1e-6, up to 1e-4: no tolerance follows.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from toy_classifiers import Counting
 from sonet.attacks import ATTACKS, LOSSES, Attack, AttackResult, Threat
 from sonet.attacks.losses import fooled
 from sonet.attacks.minimum import MinimumNorm
+from sonet.attacks.threat import Norm
 
 BENDS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "sin": torch.sin}
 LOSS = st.sampled_from(sorted(LOSSES))
 EITHER = st.booleans()
+RATE = st.sampled_from((0.1, 0.5, 0.8))  # with 1 the first step ends exactly on the boundary of a linear model
+FUTILITY = st.sampled_from((None, 0.5, 2.0))
 SETTINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "fgsm": {"loss": LOSS},
     "pgd": {"loss": LOSS, "steps": st.integers(1, 6), "random_start": EITHER, "restarts": st.integers(1, 3)},
-    "apgd-ce": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2)},
-    "apgd-dlr": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2)},
-    "apgd-t": {"steps": st.integers(1, 6), "targets": st.integers(1, 4)},
+    "apgd-ce": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2), "futility": FUTILITY},
+    "apgd-dlr": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2), "futility": FUTILITY},
+    "apgd-t": {"steps": st.integers(1, 6), "targets": st.integers(1, 4), "futility": FUTILITY},
     "fab": {"steps": st.integers(1, 5), "targets": st.integers(1, 4), "restarts": st.integers(1, 2)},
     "deepfool": {"steps": st.integers(1, 6), "candidates": st.integers(1, 4)},
-    "cw-l2": {"steps": st.integers(1, 10), "binary_search_steps": st.integers(1, 3)},
-    "cw-linf": {"steps": st.integers(1, 10), "tau_steps": st.integers(1, 3)},
+    "cw-l2": {"steps": st.integers(1, 10), "binary_search_steps": st.integers(1, 3), "learning_rate": RATE},
+    "cw-linf": {"steps": st.integers(1, 10), "tau_steps": st.integers(1, 3), "learning_rate": RATE},
     "spsa": {"loss": LOSS, "steps": st.integers(1, 4), "samples": st.integers(2, 4)},
-    "square": {"loss": LOSS, "queries": st.integers(1, 25), "restarts": st.integers(1, 2)},
+    "square": {"loss": LOSS, "queries": st.integers(1, 25), "restarts": st.integers(1, 2), "futility": FUTILITY},
     "boundary": {"steps": st.integers(1, 25), "starts": st.integers(1, 20)},
 }
 """Short settings of each attack, beside `seed` and `stop_when_fooled`."""
-LAST = {"fgsm": "one step is all it makes", "pgd last": "the paper's rows count the last iterate"}
-"""Attacks that may return a worse image than one they have shown the model, and why."""
 N = 3
 
 
@@ -85,14 +86,19 @@ def cases(
     name: str,
     dtype: torch.dtype = torch.float64,
     eps: st.SearchStrategy[float] | None = None,
+    compared: bool = False,
     **fixed: Any,
 ) -> Case:
+    """compared: to be run twice, where rounding may differ; a tie that rounding decides would tell nothing."""
     kind = ATTACKS[name][0]
     drawn = {key: draw(values) for key, values in SETTINGS[name].items()} | {"seed": draw(st.integers(0, 3))}
     drawn["stop_when_fooled"] = draw(EITHER)
     if name == "pgd":
         drawn["restarts"] = drawn["restarts"] if drawn["random_start"] else 1
+        # The last iterate may be worse than an earlier one, and is asked for all the same.
         drawn["keep"] = "best" if drawn["stop_when_fooled"] else draw(st.sampled_from(("best", "last")))
+    if name == "square" and drawn["loss"] == "ce":
+        drawn["futility"] = None
     attack = kind(**drawn | fixed)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
 
@@ -109,7 +115,9 @@ def cases(
         draw(st.sampled_from((0.5, 1.0, 3.0))) * inner,
         normal(classes, hidden) / hidden**0.5,
         normal(classes) / 4,
-        draw(st.sampled_from(sorted(BENDS))),
+        # Of two classes whose boundary is a plane, FAB's overshoots from both sides cancel: it lands exactly on it. On
+        # flat pieces CW-linf's steps, all of one length, come back to tau and to the boundary exactly.
+        draw(st.sampled_from(("sin", "tanh") if compared and name in ("fab", "cw-linf") else sorted(BENDS))),
         draw(st.sampled_from((1.0, 1e-3, 1e3))),
     )
     images = torch.rand(N, channels, height, width, generator=generator, dtype=torch.float64).to(dtype)
@@ -153,11 +161,11 @@ def test_every_attack_is_here() -> None:
 
 
 @every_attack
-@examples(5)
+@examples(14)
 @given(data=st.data())
 def test_an_image_s_result_and_its_queries_are_its_own(name: str, data: st.DataObject) -> None:
     """Permuted, split, alone; the queries of an image are the images of it that the model saw, backward passes too."""
-    case = data.draw(cases(name))
+    case = data.draw(cases(name, compared=True))
     counting = Counting(case.model)
     whole = case.run(counting)
     assert whole.queries == counting.queries
@@ -189,19 +197,19 @@ class Recording(Counting):
 def test_no_image_shown_on_the_way_is_better_than_the_result(name: str, data: st.DataObject) -> None:
     """If one inside the threat fooled, so does the result; if none did, the result has the largest loss of them.
 
-    Of SPSA's images the probes do not count: some lie outside the box, and none is a place it went to. They come in
-    batches of more than N. The exceptions are `LAST`.
+    Of SPSA's images the probes do not count, for none is a place it went to; they come in batches of more than N.
+    FGSM and PGD with keep="last" return where they arrive: they are not held to it.
     """
     case = data.draw(cases(name))
     x, threat = case.images, case.threat
+    if name == "fgsm" or getattr(case.attack, "keep", "best") == "last":
+        return
     apart = min(float(threat.distance(x[i : i + 1], x[j : j + 1])) for i, j in ((0, 1), (0, 2), (1, 2)))
     case = replace(case, threat=Threat(threat.norm, min(threat.eps, 0.49 * apart)))  # no doubt which image it is of
     recording = Recording(case.model)
     result = case.run(recording)
     seen = torch.cat([batch for batch in recording.seen if len(batch) <= N])
     seen = seen[((seen >= 0) & (seen <= 1)).flatten(1).all(1)]
-    if name in LAST or getattr(case.attack, "keep", "best") == "last":
-        return
     # A distance is compared as the attack compares it, to the last digit; a projection rounds.
     slack = 0.0 if isinstance(case.attack, MinimumNorm) else 1e-12
     for i in range(N):
@@ -214,7 +222,26 @@ def test_no_image_shown_on_the_way_is_better_than_the_result(name: str, data: st
         elif name in ("pgd", "apgd-ce", "apgd-dlr", "spsa", "square"):
             loss = LOSSES[case.attack.loss]  # type: ignore[attr-defined]
             best = loss(case.model(result.adversarial[i : i + 1]), label[:1])
-            assert best >= loss(case.model(mine), label).max() - 1e-12 * case.model.scale
+            assert best >= loss(case.model(mine), label).max() - 1e-12 * max(case.model.scale, 1.0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ["pgd", "apgd-ce", "apgd-dlr", "square", "spsa"])
+def test_an_image_on_a_peak_of_its_loss_is_the_result(name: str, norm: Norm) -> None:
+    """Wherever the search starts: all it can find is farther from the boundary."""
+    x = torch.rand(N, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    label = torch.zeros(N, dtype=torch.int64)
+
+    def peaked(at: Tensor) -> Tensor:
+        away = (at[:, None] - x).square().flatten(2).sum(2).amin(1)
+        return torch.stack((1 + away, torch.zeros_like(away)), 1)
+
+    result = (
+        ATTACKS[name][0]
+        .model_validate({"queries" if name == "square" else "steps": 5})
+        .run(peaked, x, label, Threat(norm, 0.1))
+    )
+    assert torch.equal(result.adversarial, x)
 
 
 @every_attack
@@ -239,7 +266,7 @@ def test_box_and_budget_hold(name: str, data: st.DataObject, radius: float, doub
 @examples(8)
 @given(data=st.data(), shift=st.sampled_from((50.0, -50.0)))
 def test_a_constant_on_all_logits_changes_nothing(name: str, data: st.DataObject, shift: float) -> None:
-    case = data.draw(cases(name))
+    case = data.draw(cases(name, compared=True))
     plain = case.run()
     alike(replace(case, model=replace(case.model, shift=shift)).run(), plain, 1e-6)
 

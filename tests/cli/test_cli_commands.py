@@ -15,10 +15,14 @@ from cli_runner import Runner
 import sonet.cli
 from sonet import __version__
 from sonet.attacks import ATTACKS
+from sonet.attacks.ensemble import ENSEMBLES
 from sonet.data import DATASETS
+from sonet.evaluation import GRADIENTS
 from sonet.experiments import plans
 from sonet.models import MODELS
 from sonet.solvers import METHODS
+
+COMMANDS = ["reproduce", "train", "attack", "verify", "selftest", "list", "report"]
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return Runner(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("command", ["reproduce", "train", "attack", "list", "report"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command_has_an_example(run: Runner, command: str) -> None:
     ended = run(command, "--help")
     assert ended.code == 0
@@ -37,7 +41,7 @@ def test_help_of_every_command_has_an_example(run: Runner, command: str) -> None
 def test_help_names_every_command_and_where_to_start(run: Runner) -> None:
     ended = run("--help")
     assert ended.code == 0
-    assert all(command in ended.out for command in ("reproduce", "train", "attack", "list", "report"))
+    assert all(command in ended.out for command in COMMANDS)
     assert "sonet reproduce digits --quick" in ended.out
 
 
@@ -53,6 +57,8 @@ def test_without_a_command_it_helps(run: Runner) -> None:
         ("models", set(MODELS)),
         ("data", set(DATASETS)),
         ("attacks", set(ATTACKS)),
+        ("ensembles", set(ENSEMBLES)),
+        ("gradients", set(GRADIENTS)),
         ("solvers", set(METHODS)),
         ("experiments", set(plans())),
     ],
@@ -71,6 +77,14 @@ def test_models_are_listed_with_the_options_they_take(run: Runner) -> None:
     entries = json.loads(run("list", "models", "--json").out)
     assert {"channels", "blocks", "strides", "solver", "gamma"} <= entries["sonet"]["options"].keys()
     assert "solver" not in entries["resnet10"]["options"]
+
+
+def test_attacks_are_listed_with_every_setting_and_the_norms_they_work_in(run: Runner) -> None:
+    entries = json.loads(run("list", "attacks", "--json").out)
+    for name, (attack, _) in ATTACKS.items():
+        assert entries[name]["options"].keys() == attack.model_fields.keys()
+        assert entries[name]["about"].endswith(" and ".join(attack.norms))
+    assert entries["pgd"]["options"]["steps"] == "steps of a run [default: 20]"
 
 
 def test_version(run: Runner) -> None:

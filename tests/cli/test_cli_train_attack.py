@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runner import BATCH, TINY, Runner, write_npz
 
-from sonet.attacks import PGD, Linf
+from sonet.attacks import PGD, Linf, predict
 from sonet.cli.settings import read_settings
 from sonet.data import load
 from sonet.solvers import Fixed, paper
 from sonet.training import load_checkpoint, load_model
+from sonet.types import Proportion
 
 
 @pytest.fixture
@@ -43,34 +45,48 @@ def test_train_then_attack(run: Runner, data: Path, tmp_path: Path, monkeypatch:
 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # the run knows its data from any folder
-    common: list[Any] = ["attack", "../run", "--threat", "linf:0.1", "--steps", 2, "--images", 10, "--json"]
+    common: list[Any] = ["attack", "../run", "--threat", "linf:0.1", "--set", "steps=2", "--images", 10, "--json"]
     plain, frozen = (run(*common, *more) for more in ([], ["--step-gradient", "frozen", "--scope", "sample"]))
     assert plain.code == frozen.code == 0, plain.err + frozen.err
     left = json.loads(plain.out)
     assert {
         "run": "../run",
         "attack": "pgd",
-        "steps": 2,
         "threat": "linf:0.1",
         "step_gradient": None,
         "scope": None,
+        "transfer_from": [],
+        "gradients": "own",
+        "attack_batch": 100,
         "n": 10,
         "seed": 0,
+        "out": None,
+        "unfinished": [],
     }.items() <= left.items()
     test = load(data).test.take(10)
     result = PGD(steps=2).run(load_model(tmp_path / "run"), test.images, test.labels, Linf(0.1))
-    assert left["accuracy"] == result.accuracy.value
-    assert (left["low"], left["high"]) == result.accuracy.interval
-    assert left["natural"] == result.natural.value
+    assert left["natural"] == result.natural.value > 0
+    assert left["coupled"]  # steps shared by a batch: all images are attacked, also those wrong by themselves
     assert left["queries"] == result.queries
+    right = ~result.fooled & (result.clean == test.labels)
+    assert left["accuracy"] == int(right.sum()) / 10
+    assert (left["low"], left["high"]) == Proportion(int(right.sum()), 10).interval
+    attacked = (result.clean == test.labels).view(-1, 1, 1, 1)  # what was wrong by itself is kept as it is
+    kept = torch.where(attacked, result.adversarial, test.images)
+    together, elsewhere = (predict(load_model(tmp_path / "run").eval(), kept, size) for size in (10, 3))
+    assert left["accuracy_elsewhere"] == int((elsewhere == test.labels).sum()) / 10
+    assert left["flips"] == int((together != elsewhere).sum())
+    assert [attack["settings"] for attack in left["attacks"]] == [PGD(steps=2).model_dump(mode="json")]
     assert json.loads(frozen.out)["step_gradient"] == "frozen"
     assert json.loads(frozen.out)["scope"] == "sample"
+    assert json.loads(frozen.out)["gradients"] == "as-given"
 
-    spsa = run(*common, "--attack", "spsa", "--samples", 2)
-    assert json.loads(spsa.out)["attack"] == "spsa"
+    spsa = json.loads(run(*common, "--attack", "spsa", "--set", "samples=2").out)
+    assert spsa["attack"] == "spsa"
+    assert [spsa["attacks"][0]["settings"][key] for key in ("steps", "samples")] == [2, 2]
     told = run(*common[:-1])
-    assert told.out.startswith("PGD-2, linf:0.1: ")
-    assert "of 10 images still right" in told.out.replace("\n", " ")
+    assert told.out.startswith("pgd, linf:0.1: ")
+    assert "of 10 images stand under every attack at linf:0.1: " in told.out.replace("\n", " ")
 
 
 def test_an_interrupted_run_goes_on(run: Runner, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

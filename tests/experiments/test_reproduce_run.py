@@ -22,7 +22,7 @@ from sonet.experiments import Cell, Plan, PlanError, lay_out, reproduce
 from sonet.experiments.cells import Outcome
 from sonet.experiments.pool import do_cells
 from sonet.experiments.work import outcome_file
-from sonet.report import Record, read
+from sonet.report import Record, RecordError, read
 from sonet.training import CheckpointError
 
 SCRIPT = """
@@ -204,9 +204,9 @@ def test_another_plans_folder_is_refused_and_untouched(done: Any, data: Path) ->
 
 def test_foreign_folders_and_files_are_refused_and_untouched(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(PlanError, match="not empty"):
+    with pytest.raises(RecordError, match="not empty"):
         reproduce(plan, tmp_path, command="x", workers=1)
-    with pytest.raises(PlanError, match="is a file"):
+    with pytest.raises(RecordError, match="is a file"):
         reproduce(plan, tmp_path / "mine.txt", command="x", workers=1)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert (tmp_path / "mine.txt").read_text() == "mine"

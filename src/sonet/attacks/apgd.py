@@ -68,8 +68,10 @@ class APGD(Attack):
     ) -> Crafted:
         best, logits = Best(images), source.logits(images)
         everyone = torch.arange(len(images), device=images.device)
-        # A random start may lead away from an image that is wrong by itself.
-        best.note(everyone, images, best.loss, fooled(logits, labels))
+        # A random start may lead away from an image that is wrong by itself, or nearer to it than all that follow. Of
+        # several targets the losses have no common scale: there only the former counts.
+        clean = best.loss if self.targets else LOSSES[self.loss](logits, labels).nan_to_num(nan=-torch.inf)
+        best.note(everyone, images, clean, fooled(logits, labels))
         zero = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         queries = torch.ones(len(images), dtype=torch.int64, device=images.device)
         traces = []

@@ -19,6 +19,8 @@ from sonet.types import Images, Labels
 
 CHECK_EVERY = 5
 """Steps from one look at the sideways move alone to the next."""
+WORTHWHILE = 1e-3
+"""Share of the distance that a lap must gain for another one."""
 SIDEWAYS_SUCCESS, INWARD_SUCCESS = 0.5, 0.25
 """Shares of moves that should fool: on a smooth boundary every second sideways move does, if it is short enough."""
 
@@ -34,7 +36,8 @@ class Boundary(MinimumNorm):
 
     and x'' replaces x' if it fools. It is nearer in any case, as clipping brings no pixel away from x. Every image has
     its own a and b; they grow and shrink with its success: a so that half of the sideways moves fool, b so that a
-    quarter of the whole steps do. A walk ends when b < `settled`. A step costs one query, every fifth a second for the
+    quarter of the whole steps do. A lap ends when b < `settled`; another one begins with the first a and b, which helps
+    out of a corner, unless the last gained less than a thousandth of the distance. A step costs one query, every fifth a second for the
     sideways move alone. Only the place of the largest logit is read. `loss` of the result is minus the distance.
 
     Deviations from the paper:
@@ -53,8 +56,7 @@ class Boundary(MinimumNorm):
     sideways_step: PositiveFloat = Field(default=0.1, le=1, description="first a, as a share of the distance")
     inward_step: PositiveFloat = Field(default=0.1, le=0.5, description="first b, as a share of the distance")
     adaptation: PositiveFloat = Field(default=0.05, description="change of log a and log b after a trial")
-    # Nearer to the boundary than 1e-4, rounding in float32 and with it the batch size begins to decide who fools.
-    settled: PositiveFloat = Field(default=1e-4, description="b below which a walk ends")
+    settled: PositiveFloat = Field(default=1e-6, description="b below which a lap ends")
     faces: float = Field(default=0.8, ge=0, le=1, description="share of steps that leave pixels at 0 and 1")
 
     @property
@@ -76,8 +78,13 @@ class Boundary(MinimumNorm):
         trace = torch.full((self.steps, len(images)), torch.nan)
         sideways = torch.full_like(nearest.distance, self.sideways_step)
         inward = torch.full_like(nearest.distance, self.inward_step)
+        lap = nearest.distance.clone()
         active = torch.arange(len(images), device=images.device)
         for step in range(self.steps):
+            again = (inward < self.settled) & (nearest.distance < (1 - WORTHWHILE) * lap)
+            sideways.masked_fill_(again, self.sideways_step)
+            inward.masked_fill_(again, self.inward_step)
+            lap = torch.where(again, nearest.distance, lap)
             going = torch.zeros_like(labels, dtype=torch.bool)
             going[unfinished(nearest, self.stop_when_fooled)] = True
             kept = (going & torch.isfinite(nearest.distance) & (inward >= self.settled))[active].nonzero().squeeze(1)

@@ -181,12 +181,6 @@ class Hunt:
         self.queries[whose] += 1
 
     def settle(self, goal: Goal) -> Found:
-        """What was found, after a bisection toward the clean image of those still standing (`Nearest.to_boundary`)."""
-        whose = (self.standing & torch.isfinite(self.nearest.distance)).nonzero().squeeze(1)
-        if len(whose):
-            part = Nearest(self.images[whose], self.threat)
-            found = torch.ones_like(whose, dtype=torch.bool)
-            part.note(torch.arange(len(whose), device=whose.device), self.nearest.images[whose], found)
-            self.queries[whose] += part.to_boundary(self.source, goal.take(whose), BISECTIONS)
-            self.nearest.note(whose, part.images, found)
+        """What was found, after a bisection toward the clean image of those still standing."""
+        self.queries += self.nearest.to_boundary(self.source, goal, BISECTIONS, self.standing)
         return Found(self.nearest.images, self.nearest.distance, self.loss, self.zero, self.queries)

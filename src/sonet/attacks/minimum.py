@@ -86,13 +86,15 @@ class Nearest:
         """(N,) bool: an image that fools was found inside the threat."""
         return self.distance <= self._threat.eps
 
-    def to_boundary(self, source: GradientSource, goal: Goal, steps: int) -> Tensor:
+    def to_boundary(self, source: GradientSource, goal: Goal, steps: int, going: Tensor | None = None) -> Tensor:
         """Walk each image found back toward its clean image, by bisection; gives (N,) int64, the queries spent.
 
-        Only images that fool are kept, so that a search's overshoot costs nothing in the end.
+        Only images that fool are kept, so that a search's overshoot costs nothing in the end. goal: of all N samples.
+        going: (N,) bool, whose images to walk back; default all.
         """
         queries = torch.zeros(len(self.images), dtype=torch.int64, device=self.images.device)
-        whose = (torch.isfinite(self.distance) & (self.distance > 0)).nonzero().squeeze(1)
+        found = torch.isfinite(self.distance) & (self.distance > 0)
+        whose = (found if going is None else found & going).nonzero().squeeze(1)
         if not len(whose):
             return queries
         clean, far, rest = self._clean[whose], self.images[whose], goal.take(whose)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,8 +94,9 @@ def attack(
     sources = _sources(victim, step_gradient, scope, transfer_from or [])
     members = _members(name, settings or [], gradients, sources, batch_size, seed)
     ensemble = len(members) > 1
-    folder = out or (Path("runs") / f"{run.name}-{name}-{str(ball).replace(':', '-')}" if ensemble else None)
-    versions = Environment.here().versions
+    place = f"{run.resolve().name}-{name}-{str(ball).replace(':', '-')}"
+    folder = out or (Path("runs") / place if ensemble else None)
+    versions, given = Environment.here().versions, _given(step_gradient, scope, transfer_from)
     with bar() as shown:
         found = evaluate(
             deployed,
@@ -105,8 +108,7 @@ def attack(
             judge_batch=judged,
             out=folder,
             budget=seconds,
-            about=victim.about
-            | {"versions": versions, "attack": name, "as_given": _given(step_gradient, scope, transfer_from)},
+            about=victim.about | {"versions": versions, "attack": name, "as_given": given},
             watch=shown.update,
             say=shown.say if ensemble or seconds is not None else lambda sentence: None,
         )
@@ -117,14 +119,15 @@ def attack(
             title=f"{victim.name}: {name} at {ball}",
             model=victim.name,
             seed=victim.checkpoint.description.training.seed,
-            command=f"sonet attack {run} --threat {ball} --attack {name}",
+            command=shlex.join(["sonet", *sys.argv[1:]]),
             data=victim.data.describe(),
             classes=victim.data.classes,
-            settings=victim.about | {"judge_batch": judged, "budget": seconds},
+            settings=victim.about | given | {"judge_batch": judged, "budget": seconds},
             device=victim.device,
         )
         write_evaluation(found, record, folder)
-    answer = _answer(found, run, name, step_gradient, scope, gradients, batch_size, seed, folder)
+    chosen = _HERE if _HERE in sources else gradients
+    answer = _answer(found, run, name, given, chosen, batch_size, seed, folder)
     typer.echo(json.dumps(answer, indent=1) if as_json else _words(found, name, folder, ensemble))
 
 
@@ -144,11 +147,16 @@ def _members(
         if not equals:
             raise AttackError(f"--set: got {setting!r}, expected KEY=VALUE, for example steps=40.")
         given[key.strip()] = parse_value(text.strip())
+    if _HERE in sources and gradients != OWN:
+        raise AttackError(
+            f"--gradients {gradients}: goes without --step-gradient, --scope and --transfer-from, which say themselves "
+            "where gradients come from. Give one or the other."
+        )
     chosen = _HERE if _HERE in sources else gradients
-    if chosen not in sources and chosen != OWN:
+    if chosen not in sources:
         raise AttackError(
             f"--gradients {gradients}: this network offers {', '.join(sources)}. "
-            "All but its own need ODE blocks with adaptive steps."
+            "All but its own need ODE blocks; frozen and alone need adaptive steps."
         )
     if name in ATTACKS:
         attack = ATTACKS[name][0](**({"batch_size": batch_size, "seed": seed} | given))
@@ -196,10 +204,14 @@ def _sources(
         if not ode_blocks(victim.model):
             raise AttackError("--step-gradient and --scope need a network with ODE blocks; this one has none.")
         sources[_HERE] = Backpropagation(variant(victim.model, **changes))
+        sources[_HERE].logits(victim.test.images[:1])  # a setting that the solver lacks shows before any work
     if transfer_from:
         others = [load_model(path).to(victim.device) for path in transfer_from]
         for other, path in zip(others, transfer_from, strict=True):
-            check_fits(other, victim.test.images, str(path))
+            check_fits(other, victim.test.images, f"--transfer-from {path}: the attacked network's data")
+            theirs, ours = (Backpropagation(net).logits(victim.test.images[:1]) for net in (other, victim.model))
+            if theirs.shape != ours.shape:
+                raise AttackError(f"--transfer-from {path}: got {theirs.shape[1]} classes, expected {ours.shape[1]}.")
         guide = sources.get("frozen", sources["own"])
         sources[_HERE] = Guided(Average(tuple(map(Backpropagation, others))), guide)
     return sources
@@ -219,8 +231,7 @@ def _answer(
     found: Evaluation,
     run: Path,
     name: str,
-    step_gradient: StepGradientName | None,
-    scope: str | None,
+    given: dict[str, Any],
     gradients: str,
     batch_size: int,
     seed: int,
@@ -231,8 +242,7 @@ def _answer(
         "run": str(run),
         "attack": name,
         "threat": str(found.threat),
-        "step_gradient": step_gradient.value if step_gradient else None,
-        "scope": scope,
+        **given,
         "gradients": gradients,
         "attack_batch": batch_size,
         "n": found.accuracy.n,

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Victim:
-    """A network on its device, the test images attacked, and what a record says of both."""
+    """A network on its device, the test images attacked, and what a record says of both.
+
+    given: --data and --data-dir, where they were given, such that they can be loaded again from any folder.
+    """
 
     run: Path
     checkpoint: Checkpoint
@@ -24,6 +27,7 @@ class Victim:
     data: Dataset
     test: Split
     device: str
+    given: dict[str, str | None]
 
     def deployed(self, judge_batch: int) -> Classifier:
         """The network as it is judged; one at a time, batch-wide steps are each image's own, which is much faster."""
@@ -48,7 +52,7 @@ class Victim:
             "run": str(self.run),
             "model": described.model,
             "files": described.files,
-            "data": self.data.describe(),
+            "data": self.data.describe() | self.given,
         }
 
 
@@ -58,7 +62,7 @@ def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int 
 
     from sonet.attacks import AttackError
     from sonet.cli.fits import check_fits
-    from sonet.data import Split, load
+    from sonet.data import DATASETS, Split, load
     from sonet.training import load_checkpoint, restore
 
     checkpoint = load_checkpoint(run)
@@ -77,4 +81,8 @@ def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int 
     if device != "cpu":
         model.to(device)
         test = Split(test.images.to(device), test.labels.to(device))
-    return Victim(run, checkpoint, model, dataset, test, device)
+    given = {
+        "load": data if data is None or data in DATASETS else str(Path(data).resolve()),
+        "data_dir": None if data_dir is None else str(data_dir.resolve()),
+    }
+    return Victim(run, checkpoint, model, dataset, test, device, given)

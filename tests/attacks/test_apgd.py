@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_classifiers import Wavy, images, linear, predicted
 
-from sonet.attacks import PGD, AttackError, Threat
+from sonet.attacks import PGD, AttackError, Backpropagation, Threat
 from sonet.attacks.apgd import APGD, APGDCE, APGDDLR, APGDT, _checkpoints
 from sonet.attacks.losses import LOSSES
 from sonet.attacks.noise import ImageNoise
@@ -74,8 +74,8 @@ def test_it_is_the_paper_written_out(norm: Norm, loss: Any) -> None:
     ("attack", "classes"),
     [
         *[(kind(steps=60), 2) for kind in (APGDCE, APGDDLR, APGDT)],
-        (APGD(steps=60, loss="margin", targets=2), 3),
-        (APGD(steps=60, loss="margin", targets=9), 10),
+        (APGDT(steps=60, loss="margin", targets=2), 3),
+        (APGDT(steps=60, loss="margin", targets=9), 10),
     ],
 )
 def test_on_a_linear_model_it_falls_exactly_beyond_its_distance(attack: APGD, classes: int) -> None:
@@ -137,6 +137,32 @@ def test_images_that_fell_cost_no_more() -> None:
     assert torch.equal(result.fooled, whole.fooled)
 
 
+def test_encores_go_toward_the_target_that_came_nearest() -> None:
+    x = images(12)
+    model = Wavy(classes=5, speed=3.0)
+    labels = predicted(model, x)
+    seen: list[torch.Tensor] = []
+
+    class Watching(Backpropagation):
+        def __call__(self, images: Any, goal: Any, noise: Any) -> Any:
+            seen.append(goal.targets)
+            return super().__call__(images, goal, noise)
+
+    attack = APGDT(steps=8, targets=3, encores=2, stop_when_fooled=False)
+    result = attack.run(model, x, labels, Threat("linf", 0.002), gradients_from=Watching(model))
+    assert attack.work == 8 * 5
+    assert len(result.loss) == 5 * 9
+    runs = result.loss.view(5, 9, 12)
+    nearest = runs[:3].amax(1).argmax(0)
+    tried = torch.stack([seen[8 * run] for run in range(5)])
+    assert torch.equal(tried[3], tried[:3].gather(0, nearest[None])[0])
+    assert torch.equal(tried[4], tried[3])
+    assert not torch.equal(runs[3], runs[4])  # other starts
+    assert len(set(nearest.tolist())) > 1
+
+
 def test_targets_need_a_loss_with_a_targeted_form() -> None:
-    with pytest.raises(AttackError, match="log-odds has no targeted form"):
+    with pytest.raises(AttackError, match="loss: Input should be 'ce', 'dlr' or 'margin'"):
+        APGDT(loss="log-odds")
+    with pytest.raises(AttackError, match="targets: Extra inputs"):
         APGD(targets=3)

@@ -10,6 +10,7 @@ from torch import Tensor
 from toy_classifiers import Counting, Linear, Wavy, images, linear, predicted
 
 from sonet.attacks import CWL2, L2, AttackError, AttackResult, CWLinf, Linf, Threat, margin
+from sonet.attacks.minimum import BISECTIONS
 
 Norm = Literal["linf", "l2"]
 ATTACK: dict[Norm, type[CWL2] | type[CWLinf]] = {"l2": CWL2, "linf": CWLinf}
@@ -18,6 +19,9 @@ both = pytest.mark.parametrize("norm", ["l2", "linf"])
 
 QUICK: dict[Norm, dict[str, Any]] = {"l2": {"binary_search_steps": 4}, "linf": {"tau_steps": 4}}
 """Fewer rounds: on linear models enough for a percent."""
+
+
+pytestmark = pytest.mark.usefixtures("on_the_boundary")
 
 
 def drawn(n: int = 6) -> Tensor:
@@ -311,7 +315,7 @@ def by_hand(
         reach = min(3 * reach, 1.0) if best == float("inf") else float((nearest - x).abs().max())
     if best < float("inf"):  # back toward the clean image
         low, high = 0.0, 1.0
-        for _ in range(12):
+        for _ in range(BISECTIONS):
             middle = (low + high) / 2
             fools = float(margin(model(x + middle * (nearest - x)), label)) > 0
             low, high = (low, middle) if fools else (middle, high)

@@ -20,6 +20,9 @@ Norm = Literal["linf", "l2"]
 NORMS: list[Norm] = ["linf", "l2"]
 
 
+pytestmark = pytest.mark.usefixtures("on_the_boundary")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("box", ["far", "some", "corner"])
 @pytest.mark.parametrize("classes", [2, 3, 10])

@@ -130,7 +130,7 @@ def test_dlr_by_hand() -> None:
     labels, targets = torch.tensor([0, 2, 1]), torch.tensor([3, 0, 0])
     assert targeted_dlr(logits, labels, targets).tolist() == pytest.approx([-5 / 4.5, 4 / 4.5, 0.0])
     three = torch.tensor([[5.0, 3.0, 1.0]])
-    assert targeted_dlr(three, torch.tensor([0]), torch.tensor([2])).tolist() == [-4 / 4]
+    assert targeted_dlr(three, torch.tensor([0]), torch.tensor([2])).tolist() == [-4.0]
     assert targeted_dlr(three[:, :2], torch.tensor([0]), torch.tensor([1])).tolist() == [-2.0]
 
 
@@ -138,14 +138,14 @@ def test_dlr_by_hand() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1000.0])
 @pytest.mark.parametrize("shift", [-50.0, 0.0, 50.0])
 def test_dlr_does_not_change_with_a_shift_or_a_scale(classes: int, shift: float, scale: float) -> None:
-    """With two classes there is nothing to divide by: the difference itself scales."""
+    """With two classes, targeted with three, there is nothing to divide by: the difference itself scales."""
     logits, labels = random_logits(classes)
     targets = (labels + 1) % classes
-    factor = scale if classes == 2 else 1.0
+    factor, targeted = scale if classes == 2 else 1.0, scale if classes < 4 else 1.0
     changed = scale * logits + shift
     torch.testing.assert_close(dlr(changed, labels), factor * dlr(logits, labels), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(
-        targeted_dlr(changed, labels, targets), factor * targeted_dlr(logits, labels, targets), rtol=1e-9, atol=1e-9
+        targeted_dlr(changed, labels, targets), targeted * targeted_dlr(logits, labels, targets), rtol=1e-9, atol=1e-9
     )
 
 

@@ -11,6 +11,7 @@ from sonet.attacks.fab import FAB
 from sonet.attacks.gradients import Alone, Average, Backpropagation, GradientSource, Guided
 from sonet.attacks.input import AttackError, check_images
 from sonet.attacks.losses import LOSSES, cross_entropy, margin
+from sonet.attacks.minimum import MinimumNorm
 from sonet.attacks.pgd import FGSM, PGD
 from sonet.attacks.registry import ATTACKS
 from sonet.attacks.result import AttackResult, predict
@@ -43,6 +44,7 @@ __all__ = [
     "GradientSource",
     "Guided",
     "Linf",
+    "MinimumNorm",
     "Progress",
     "Square",
     "Threat",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from sonet.attacks.attack import Attack
@@ -32,8 +32,7 @@ class APGD(Attack):
     is judged there too.
 
     Deviations: cross-entropy is followed through its logit, `log-odds`, which has the same direction and does not
-    saturate; an image leaves as soon as it falls; the last iterate costs a forward pass only. With `targets` each run
-    drives toward one of the likeliest wrong classes in turn, with the targeted form of the loss.
+    saturate; an image leaves as soon as it falls; the last iterate costs a forward pass only.
     """
 
     paper: ClassVar[str] = "Croce and Hein 2020, arXiv:2003.01690"
@@ -41,21 +40,18 @@ class APGD(Attack):
     steps: PositiveInt = Field(default=100, description="steps of a run")
     restarts: PositiveInt = Field(default=1, description="runs, each from a random start of its own")
     loss: Literal["log-odds", "ce", "dlr", "margin"] = Field(default="log-odds", description="what is driven up")
-    targets: NonNegativeInt = Field(default=0, description="wrong classes aimed at, likeliest first; 0: untargeted")
     futility: Futility = Field(default=None, description=FUTILITY)
     rho: float = Field(default=0.75, gt=0, le=1, description="share of steps that must raise the loss to keep h")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.targets and self.loss not in TARGETED_LOSSES:
-            raise ValueError(f"loss {self.loss} has no targeted form; with targets take {', '.join(TARGETED_LOSSES)}")
         if self.futility is not None and self.loss == "ce":
             raise ValueError("futility needs a loss that is 0 at the boundary; take log-odds for ce")
         return self
 
     @property
     def work(self) -> int:
-        return self.steps * self.restarts * max(1, self.targets)
+        return self.steps * self.restarts
 
     def craft(
         self,
@@ -68,27 +64,26 @@ class APGD(Attack):
     ) -> Crafted:
         best, logits = Best(images), source.logits(images)
         everyone = torch.arange(len(images), device=images.device)
-        # A random start may lead away from an image that is wrong by itself, or nearer to it than all that follow. Of
-        # several targets the losses have no common scale: there only the former counts.
-        clean = best.loss if self.targets else LOSSES[self.loss](logits, labels).nan_to_num(nan=-torch.inf)
-        best.note(everyone, images, clean, fooled(logits, labels))
+        # A random start may lead away from an image that is wrong by itself, or of larger loss than all that follow.
+        best.note(everyone, images, self._at_start(logits, labels), fooled(logits, labels))
         zero = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         queries = torch.ones(len(images), dtype=torch.int64, device=images.device)
-        traces = []
-        for number, goal in enumerate(self._goals(logits, labels)):
+        traces: list[Tensor] = []
+        for number, goal in enumerate(self._goals(logits, labels, traces)):
             whose = everyone[~best.fooled] if self.stop_when_fooled else everyone
             run = _Run(self, source, images, goal, threat, best, zero, queries)
             noise = ImageNoise(images, self.seed * 1009 + number)
             traces.append(run.climb(whose, noise.keep(whose), progress))
         return Crafted(best.images, torch.cat(traces), zero, queries)
 
-    def _goals(self, logits: Logits, labels: Labels) -> Iterator[Goal]:
+    def _at_start(self, logits: Logits, labels: Labels) -> Tensor:
+        """(N,) the loss of the clean images."""
+        return LOSSES[self.loss](logits, labels).nan_to_num(nan=-torch.inf)
+
+    def _goals(self, logits: Logits, labels: Labels, traces: list[Tensor]) -> Iterator[Goal]:
+        """The goal of each run; `traces` holds the losses of the runs before."""
         for _ in range(self.restarts):
-            if not self.targets:
-                yield Goal(labels, LOSSES[self.loss])
-                continue
-            for target in likely_targets(logits, labels, self.targets).unbind(1):
-                yield Goal(labels, targets=target, targeted=TARGETED_LOSSES[self.loss])
+            yield Goal(labels, LOSSES[self.loss])
 
 
 class APGDCE(APGD):
@@ -101,12 +96,35 @@ class APGDDLR(APGD):
     loss: Literal["log-odds", "ce", "dlr", "margin"] = Field(default="dlr", description="what is driven up")
 
 
-class APGDT(APGDDLR):
-    """APGD on the targeted difference of logits ratio, one run for each of the likeliest wrong classes."""
+class APGDT(APGD):
+    """APGD on the targeted difference of logits ratio, one run for each of the likeliest wrong classes.
 
-    targets: NonNegativeInt = Field(
-        default=9, description="wrong classes aimed at, likeliest first; fewer if there are"
-    )
+    `loss` names the targeted form; `ce` is the target's log-probability. Deviation: `encores`, further runs from new
+    starts toward the target that came nearest, for maps that are rough, where the start decides.
+    """
+
+    loss: Literal["ce", "dlr", "margin"] = Field(default="dlr", description="what is driven up, in its targeted form")
+    targets: PositiveInt = Field(default=9, description="wrong classes aimed at, likeliest first; fewer if there are")
+    encores: NonNegativeInt = Field(default=0, description="further runs toward the target that came nearest")
+
+    @property
+    def work(self) -> int:
+        return self.steps * (self.restarts * self.targets + self.encores)
+
+    def _at_start(self, logits: Logits, labels: Labels) -> Tensor:
+        # The losses of several targets have no common scale.
+        return torch.full_like(labels, -torch.inf, dtype=logits.dtype)
+
+    def _goals(self, logits: Logits, labels: Labels, traces: list[Tensor]) -> Iterator[Goal]:
+        targets, targeted = likely_targets(logits, labels, self.targets), TARGETED_LOSSES[self.loss]
+        for _ in range(self.restarts):
+            for target in targets.unbind(1):
+                yield Goal(labels, targets=target, targeted=targeted)
+        if self.encores:
+            reached = torch.stack([trace.nan_to_num(nan=-torch.inf).amax(0) for trace in traces])
+            nearest = reached.view(self.restarts, -1, len(labels)).amax(0).argmax(0).to(labels.device)
+            for _ in range(self.encores):
+                yield Goal(labels, targets=targets.gather(1, nearest[:, None])[:, 0], targeted=targeted)
 
 
 class _Run:

@@ -9,10 +9,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from sonet.attacks.crafted import Progress
-from sonet.attacks.cw import BISECTIONS, unfinished, walk_back
 from sonet.attacks.gradients import GradientSource
 from sonet.attacks.losses import Goal
-from sonet.attacks.minimum import Found, MinimumNorm, Nearest
+from sonet.attacks.minimum import BISECTIONS, Found, MinimumNorm, Nearest
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Norm, Threat
 from sonet.types import Images, Labels
@@ -37,8 +36,8 @@ class Boundary(MinimumNorm):
     and x'' replaces x' if it fools. It is nearer in any case, as clipping brings no pixel away from x. Every image has
     its own a and b; they grow and shrink with its success: a so that half of the sideways moves fool, b so that a
     quarter of the whole steps do. A lap ends when b < `settled`; another one begins with the first a and b, which helps
-    out of a corner, unless the last gained less than a thousandth of the distance. A step costs one query, every fifth a second for the
-    sideways move alone. Only the place of the largest logit is read. `loss` of the result is minus the distance.
+    out of a corner, unless the last gained less than a thousandth of the distance. A step costs one query, every fifth
+    a second for the sideways move alone. Only the place of the largest logit is read. `loss` is minus the distance.
 
     Deviations from the paper:
     - a and b change by a small factor after every trial, not after counting over a window of trials.
@@ -65,14 +64,14 @@ class Boundary(MinimumNorm):
 
     @property
     def price(self) -> tuple[int, int]:
-        return 0, 1 + self.work + BISECTIONS + -(-self.steps // CHECK_EVERY)
+        return 0, 2 + self.work + BISECTIONS + -(-self.steps // CHECK_EVERY)
 
     def search(
         self, source: GradientSource, images: Images, labels: Labels, threat: Threat, progress: Progress | None
     ) -> Found:
         goal, nearest = Goal(labels), Nearest(images, threat)
         queries = self._start(source, images, goal, nearest, progress)
-        queries += walk_back(nearest, images, threat, source, goal, self.stop_when_fooled)
+        queries += nearest.to_boundary(source, goal, BISECTIONS, nearest.going(self.stop_when_fooled))
         # Not the stream of the starts: how many an image needed must not matter to its batch-mates.
         noise = ImageNoise(images, 2 * self.seed + 1)
         trace = torch.full((self.steps, len(images)), torch.nan)
@@ -85,8 +84,7 @@ class Boundary(MinimumNorm):
             sideways.masked_fill_(again, self.sideways_step)
             inward.masked_fill_(again, self.inward_step)
             lap = torch.where(again, nearest.distance, lap)
-            going = torch.zeros_like(labels, dtype=torch.bool)
-            going[unfinished(nearest, self.stop_when_fooled)] = True
+            going = nearest.going(self.stop_when_fooled)
             kept = (going & torch.isfinite(nearest.distance) & (inward >= self.settled))[active].nonzero().squeeze(1)
             if len(kept) < len(active):
                 active, noise = active[kept], noise.keep(kept)

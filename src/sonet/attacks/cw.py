@@ -13,13 +13,10 @@ from torch import Tensor
 from sonet.attacks.crafted import Progress, blind, silence
 from sonet.attacks.gradients import GradientSource, Slope
 from sonet.attacks.losses import LOSSES, Goal
-from sonet.attacks.minimum import Found, MinimumNorm, Nearest
+from sonet.attacks.minimum import BISECTIONS, Found, MinimumNorm, Nearest
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Norm, Threat
 from sonet.types import Images, Labels, Logits
-
-BISECTIONS = 12
-"""Halvings of the way back to the clean image: to 0.02 % of the distance."""
 
 
 class Trade(ABC):
@@ -90,7 +87,7 @@ class CW(MinimumNorm):
 
     @property
     def price(self) -> tuple[int, int]:
-        return 1 + self.work, BISECTIONS
+        return 1 + self.work, 1 + BISECTIONS
 
     @abstractmethod
     def trade(self, gradient: Tensor, away: Tensor) -> Trade:
@@ -110,12 +107,12 @@ class CW(MinimumNorm):
         trade = self.trade(gradient, away)
         last = images
         for turn in range(self.rounds):
-            if not len(unfinished(nearest, self.stop_when_fooled)):
+            if not bool(nearest.going(self.stop_when_fooled).any()):
                 break
             last = self._round(seen, trade, trade.start(images, nearest, last).clone(), reach, turn, progress)
             largest = (nearest.images - images).flatten(1).abs().amax(1)
             reach = torch.where(torch.isfinite(nearest.distance), largest, (3 * reach).clamp_max(1.0))
-        seen.queries += walk_back(nearest, images, threat, source, goal, self.stop_when_fooled)
+        seen.queries += nearest.to_boundary(source, goal, BISECTIONS, nearest.going(self.stop_when_fooled))
         return Found(nearest.images, nearest.distance, seen.trace, seen.zero, seen.queries)
 
     def _round(
@@ -123,7 +120,7 @@ class CW(MinimumNorm):
     ) -> Images:
         """One run of Adam from `current`, in place; gives its last iterates and adapts the constants."""
         images, nearest = seen.images, seen.nearest
-        active = unfinished(nearest, self.stop_when_fooled)
+        active = nearest.going(self.stop_when_fooled).nonzero().squeeze(1)
         noise = ImageNoise(images, self._seed(1 + turn)).keep(active)
         adam = Adam(images)
         hit, last = torch.zeros_like(seen.zero), torch.zeros_like(seen.zero)
@@ -251,24 +248,3 @@ class _Seen:
         if row is not None:
             self.trace[row, whose.cpu()] = slope.loss.float().cpu()
         return slope, fell
-
-
-def unfinished(nearest: Nearest, stop_within: bool) -> Tensor:
-    """(M,) places of the images that can come nearer and, with `stop_within`, are not yet inside the threat."""
-    done = nearest.distance == 0
-    return (~(done | nearest.within if stop_within else done)).nonzero().squeeze(1)
-
-
-def walk_back(
-    nearest: Nearest, images: Images, threat: Threat, source: GradientSource, goal: Goal, stop_within: bool
-) -> Tensor:
-    """`Nearest.to_boundary` for the unfinished images alone; gives (N,) int64, the queries spent."""
-    queries = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    whose = unfinished(nearest, stop_within)
-    if len(whose):
-        rest = Nearest(images[whose], threat)
-        everyone = torch.arange(len(whose), device=whose.device)
-        rest.note(everyone, nearest.images[whose], torch.isfinite(nearest.distance[whose]))
-        queries[whose] = rest.to_boundary(source, goal.take(whose), BISECTIONS)
-        nearest.note(whose, rest.images, torch.isfinite(rest.distance))
-    return queries

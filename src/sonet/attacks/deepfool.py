@@ -9,11 +9,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from sonet.attacks.crafted import Progress, silence
-from sonet.attacks.fab import BISECTIONS, Hunt
+from sonet.attacks.fab import Hunt
 from sonet.attacks.gradients import GradientSource
 from sonet.attacks.hyperplane import length, to_plane
 from sonet.attacks.losses import Goal, likely_targets
-from sonet.attacks.minimum import Found, MinimumNorm
+from sonet.attacks.minimum import BISECTIONS, Found, MinimumNorm
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Norm, Threat
 from sonet.types import Images, Labels
@@ -47,7 +47,7 @@ class DeepFool(MinimumNorm):
 
     @property
     def price(self) -> tuple[int, int]:
-        return self.work, 2 + BISECTIONS
+        return self.work, 3 + BISECTIONS
 
     def search(
         self, source: GradientSource, images: Images, labels: Labels, threat: Threat, progress: Progress | None

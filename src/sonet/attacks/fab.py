@@ -12,15 +12,11 @@ from sonet.attacks.crafted import Progress, blind, silence
 from sonet.attacks.gradients import GradientSource, Slope
 from sonet.attacks.hyperplane import length, to_plane
 from sonet.attacks.losses import Goal, likely_targets
-from sonet.attacks.minimum import Found, MinimumNorm, Nearest
+from sonet.attacks.minimum import BISECTIONS, Found, MinimumNorm, Nearest
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.outlook import FUTILITY, Futility, Outlook
 from sonet.attacks.threat import Norm, Threat
 from sonet.types import Images, Labels, Logits
-
-BISECTIONS = 10
-"""Halvings of the last search on the way to the clean image."""
-
 
 WINDOW = 10
 """Steps of a run after which its outlook is judged, where it is."""
@@ -62,7 +58,7 @@ class FAB(MinimumNorm):
 
     @property
     def price(self) -> tuple[int, int]:
-        return self.work, 1 + self.restarts * self.targets + BISECTIONS
+        return self.work, 2 + self.restarts * self.targets + BISECTIONS
 
     def search(
         self, source: GradientSource, images: Images, labels: Labels, threat: Threat, progress: Progress | None
@@ -149,8 +145,7 @@ class Hunt:
     @property
     def standing(self) -> Tensor:
         """(N,) bool: not at distance 0 and, where that is enough, not within the threat."""
-        going = self.nearest.distance > 0
-        return going & ~self.nearest.within if self._stop else going
+        return self.nearest.going(self._stop)
 
     def look(self, goal: Goal) -> Logits:
         """The clean images' logits; those that fool are found at distance 0."""

@@ -63,14 +63,14 @@ def targeted_margin(logits: Logits, labels: Labels, targets: Labels) -> Tensor:
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> Tensor:
     r"""Targeted difference of logits ratio (Croce and Hein 2020): (z_target - z_label) / (z_(1) - (z_(3) + z_(4)) / 2).
 
-    Deviation: with three classes z_(4) is taken as z_(3), with two the ratio is the difference itself.
+    Deviation: with fewer than four classes it is the difference itself. (With three, and z_(3) for the z_(4) there is
+    not, the ratio would be -1 whatever the image, wherever the target is the third class.)
     """
     difference = targeted_margin(logits, labels, targets)
-    classes = logits.shape[1]
-    if classes < 3:
+    if logits.shape[1] < 4:
         return difference
-    order = logits.topk(min(4, classes), dim=1).values
-    return difference / (order[:, 0] - (order[:, 2] + order[:, -1]) / 2).clamp_min(1e-12)
+    order = logits.topk(4, dim=1).values
+    return difference / (order[:, 0] - (order[:, 2] + order[:, 3]) / 2).clamp_min(1e-12)
 
 
 def fooled(logits: Logits, labels: Labels) -> Tensor:

@@ -17,6 +17,11 @@ from sonet.attacks.losses import Goal
 from sonet.attacks.threat import Threat
 from sonet.types import Images, Labels
 
+CLEARANCE = 1e-3
+"""Share of its distance by which an image found goes beyond the boundary."""
+BISECTIONS = 10
+"""Halvings of a search's last way back to the clean image."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -38,6 +43,8 @@ class MinimumNorm(Attack):
 
     An image found within the threat is the result as it is. One farther away is projected into the threat, where it
     may or may not fool: so the result is judged like any other, and `AttackResult.minimum` keeps the distance found.
+    On the boundary itself rounding decides, and with it the batch size: an image found goes a thousandth of its
+    distance beyond, where the threat has room and it fools there too.
     """
 
     stop_when_fooled: bool = Field(
@@ -60,8 +67,16 @@ class MinimumNorm(Attack):
         progress: Progress | None,
     ) -> Crafted:
         found = self.search(source, images, labels, threat, progress)
-        inside = found.distance <= threat.eps
-        near = torch.where(inside.view(-1, 1, 1, 1), found.images, threat.project(found.images, images))
+        near = threat.project(found.images, images)
+        inside = (found.distance <= threat.eps).nonzero().squeeze(1)
+        near[inside] = found.images[inside]
+        moved = inside[found.distance[inside] > 0]
+        if CLEARANCE and len(moved):
+            clean = images[moved]
+            clear = threat.project(clean + (1 + CLEARANCE) * (found.images[moved] - clean), clean)
+            still = Goal(labels[moved]).fooled(source.logits(clear)).view(-1, 1, 1, 1)
+            near[moved] = torch.where(still, clear, near[moved])
+            found.queries[moved] += 1
         return Crafted(near, found.loss, found.zero_gradients, found.queries, minimum=found.distance)
 
 
@@ -85,6 +100,11 @@ class Nearest:
     def within(self) -> Tensor:
         """(N,) bool: an image that fools was found inside the threat."""
         return self.distance <= self._threat.eps
+
+    def going(self, stop_within: bool) -> Tensor:
+        """(N,) bool: who can come nearer and, with `stop_within`, is not yet inside the threat."""
+        nearer = self.distance > 0
+        return nearer & ~self.within if stop_within else nearer
 
     def to_boundary(self, source: GradientSource, goal: Goal, steps: int, going: Tensor | None = None) -> Tensor:
         """Walk each image found back toward its clean image, by bisection; gives (N,) int64, the queries spent.

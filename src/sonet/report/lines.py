@@ -212,7 +212,7 @@ def _how(row: Row, step_size: float | None) -> str:
     parts = [
         row.step_gradient,
         f"batch {row.attack_batch}" if row.attack_batch else None,
-        "on those left" if row.stage and row.stage > 1 and row.attack != WORST else None,
+        "after those above" if row.stage and row.stage > 1 and row.attack != WORST else None,
         f"{row.restarts} restarts" if row.restarts > 1 else None,
         "random start" if row.random_start else None,
         "best iterate" if row.keep == "best" else None,

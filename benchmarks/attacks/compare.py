@@ -152,13 +152,16 @@ def attack_once(
 ) -> dict[str, Any]:
     counted = Counted(model)
     with Heard() as said:
+        start = time.process_time()
         adversarial, seconds = entry.run(counted, images, labels, threat.norm, threat.eps, seed)
+        cpu = time.process_time() - start
     fooled, violations = judge(model, adversarial, images, labels, threat)
     return {
         "left": int((~fooled).sum()),
         "n": len(labels),
         "violations": violations,
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "forwards": counted.forwards / len(labels),
         "backwards": counted.backwards / len(labels),
         "warnings": said.messages,
@@ -169,8 +172,8 @@ def attack_once(
 def render(table: dict[str, Any]) -> str:
     """The table for people: a section for each network and threat, a row for each attack, seeds together."""
     lines = [
-        "Accuracy left, mean over seeds (least - most where they differ), with the Wilson interval at 95 %; seconds, "
-        "median over seeds; forward, backward: passes by image; missed: images that some entry of the section fooled "
+        "Accuracy left, mean over seeds (least - most where they differ), with the Wilson interval at 95 %; seconds "
+        "and CPU seconds, median over seeds; forward, backward: passes by image; missed: images that some entry of the section fooled "
         "and this one never did; out: images outside box or budget, which do not count as fooled.",
     ]
     sections: dict[tuple[str, str], dict[tuple[str, str], list[dict[str, Any]]]] = {}
@@ -187,8 +190,8 @@ def render(table: dict[str, Any]) -> str:
             f"Trained against {about['trained against']}; accuracy without attack {about['clean']:.3f}; "
             f"left by all entries together {everyone.count('0') / len(everyone):.3f}.",
             "",
-            "| family | tool | attack | accuracy left | interval | seconds | forward | backward | missed | out |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| family | tool | attack | accuracy left | interval | seconds | CPU | forward | backward | missed | out |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for (tool, attack), runs in sorted(rows.items(), key=lambda row: (FAMILIES.index(row[1][0]["family"]), row[0])):
             left, n = [run["left"] for run in runs], runs[0]["n"]
@@ -198,7 +201,8 @@ def render(table: dict[str, Any]) -> str:
             out = max(run["violations"] for run in runs)
             lines.append(
                 f"| {runs[0]['family']} | {tool} | {attack} | {mean(left) / n:.3f}{spread} | {low:.3f} - {high:.3f} "
-                f"| {median(run['seconds'] for run in runs):.2f} | {mean(run['forwards'] for run in runs):.0f} "
+                f"| {median(run['seconds'] for run in runs):.2f} | {median(run['cpu_seconds'] for run in runs):.2f} "
+                f"| {mean(run['forwards'] for run in runs):.0f} "
                 f"| {mean(run['backwards'] for run in runs):.0f} | {missed} | {out} |"
             )
         heard = sorted(

@@ -139,7 +139,7 @@ def test_images_that_fell_cost_no_more() -> None:
 
 def test_encores_go_toward_the_target_that_came_nearest() -> None:
     x = images(12)
-    model = Wavy(classes=5, speed=3.0)
+    model = Wavy(classes=5, speed=9.0)
     labels = predicted(model, x)
     seen: list[torch.Tensor] = []
 
@@ -149,7 +149,7 @@ def test_encores_go_toward_the_target_that_came_nearest() -> None:
             return super().__call__(images, goal, noise)
 
     attack = APGDT(steps=8, targets=3, encores=2, stop_when_fooled=False)
-    result = attack.run(model, x, labels, Threat("linf", 0.002), gradients_from=Watching(model))
+    result = attack.run(model, x, labels, Threat("linf", 0.05), gradients_from=Watching(model))
     assert attack.work == 8 * 5
     assert len(result.loss) == 5 * 9
     runs = result.loss.view(5, 9, 12)

@@ -93,8 +93,8 @@ def test_the_deployed_map_decides_who_is_fooled(solver: Adaptive | Fixed) -> Non
 
 def test_states_are_read_as_distances_to_class_means() -> None:
     model = network(Adaptive(rtol=0.1, atol=0.1))
-    evidence = StateEvidence.fit(model, model, IMAGES, LABELS)
-    assert len(evidence.means) == 4  # first block, two stages, head
+    evidence = StateEvidence(model, model, IMAGES, LABELS)
+    assert len(evidence.fitted[1]) == 4  # first block, two stages, head
     with torch.no_grad():
         whole = evidence(IMAGES)
         logits = model(IMAGES)
@@ -103,6 +103,6 @@ def test_states_are_read_as_distances_to_class_means() -> None:
     own = shares.gather(1, LABELS[:, None])
     assert (shares.argmax(1) == LABELS).float().mean() > 0.5  # clean images lie near their own class's mean
     assert torch.isfinite(own).all()
-    absent = StateEvidence.fit(model, model, IMAGES[:2], LABELS[:2])  # two classes have no image
-    assert all(torch.isfinite(mean).all() for mean in absent.means.values())
+    absent = StateEvidence(model, model, IMAGES[:2], LABELS[:2])  # two classes have no image
+    assert all(torch.isfinite(mean).all() for mean, _ in absent.fitted[1].values())
     assert not model.requires_grad_(False).training

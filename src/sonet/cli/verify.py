@@ -29,15 +29,15 @@ def verify(
     from sonet.report import RecordError
 
     kept = read_evidence(evidence)
-    setting, about = kept.setting, kept.setting["about"]
+    setting, about = kept.setting, kept.setting.about
     if run is None and "run" not in about:
         raise RecordError(f"{evidence} does not say which network was attacked; give its folder with --run.")
     known = about.get("data")
     if data is None and isinstance(known, dict):
         data, kept_in = known.get("load"), known.get("data_dir")
         data_dir = data_dir or (Path(kept_in) if kept_in else None)
-    victim = find_victim(run or Path(about["run"]), data, data_dir, int(setting["n"]), "auto")
-    batch = int(setting["judge_batch"])
+    victim = find_victim(run or Path(about["run"]), data, data_dir, setting.n, "auto")
+    batch = setting.judge_batch
     found = judge(victim.deployed(batch), victim.test.images, victim.test.labels, kept, batch)
     if as_json:
         typer.echo(json.dumps({"agrees": found.agrees} | asdict(found), indent=1))

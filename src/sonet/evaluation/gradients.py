@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def gradient_sources(model: nn.Module, images: Images, labels: Labels) -> dict[s
         return sources
     sources["finer"] = Guided(Average(tuple(map(Backpropagation, finer))), deployed)
     sources["jittered"] = Guided(Average((deployed, *map(Backpropagation, jittered))), deployed)
-    sources["states"] = Guided(Backpropagation(StateEvidence.fit(model, deployed.classifier, images, labels)), deployed)
+    sources["states"] = Guided(Backpropagation(StateEvidence(model, deployed.classifier, images, labels)), deployed)
     return sources
 
 
@@ -66,42 +66,39 @@ def _tolerance(solver: Adaptive, factor: float) -> dict[str, Any]:
     return {"rtol": solver.rtol * factor, "atol": solver.atol * factor}
 
 
-@dataclass(frozen=True)
 class StateEvidence:
     r"""Class evidence from the logits and from the state that every ODE block ends in, added up; (N, classes).
 
         evidence(x) = z(x) / sd(z) + sum_b e_b(x) / sd(e_b),     e_b(x)_c = -||s_b(x) - mean_c s_b||^2
 
-    s_b: the block's state, averaged over a grid of at most 4 x 4 places; the means are over the clean images of a
-    class. Driving it up moves the network where a saturated or masked end says nothing. A class without images has
-    the mean of all.
+    s_b: the block's state, averaged over a grid of at most 4 x 4 places; the means are over the clean `images` of a
+    class, taken at the first call. Driving it up moves the network where a saturated or masked end says nothing. A
+    class without images has the mean of all.
     """
 
-    model: nn.Module
-    classifier: Classifier
-    means: dict[str, Tensor]
-    spreads: dict[str, float]
+    def __init__(self, model: nn.Module, classifier: Classifier, images: Images, labels: Labels) -> None:
+        self._model, self._classifier, self._images, self._labels = model, classifier, images, labels
 
-    @classmethod
-    def fit(cls, model: nn.Module, classifier: Classifier, images: Images, labels: Labels) -> StateEvidence:
+    @cached_property
+    def fitted(self) -> tuple[float, dict[str, tuple[Tensor, float]]]:
+        """The logits' spread, and each block's class means with the spread of its evidence."""
         with torch.no_grad():
-            logits, states = _watched(model, classifier, images)
-            classes = logits.shape[1]
-            members = F.one_hot(labels, classes).to(logits.dtype)
+            logits, states = _watched(self._model, self._classifier, self._images)
+            members = F.one_hot(self._labels, logits.shape[1]).to(logits.dtype)
             counts = members.sum(0)[:, None]
-            means, spreads = {}, {"": _spread(logits)}
+            found = {}
             for name, state in states.items():
                 state = state.nan_to_num()
-                mean = members.T @ state / counts.clamp_min(1)
-                means[name] = torch.where(counts > 0, mean, state.mean(0))
-                spreads[name] = _spread(_evidence(state, means[name]))
-        return cls(model, classifier, means, spreads)
+                means = torch.where(counts > 0, members.T @ state / counts.clamp_min(1), state.mean(0))
+                found[name] = (means, _spread(_evidence(state, means)))
+        return _spread(logits), found
 
     def __call__(self, images: Images, /) -> Logits:
-        logits, states = _watched(self.model, self.classifier, images)
-        total = logits / self.spreads[""]
-        for name, mean in self.means.items():
-            total = total + _evidence(states[name], mean) / self.spreads[name]
+        spread, blocks = self.fitted
+        logits, states = _watched(self._model, self._classifier, images)
+        total = logits / spread
+        for name, (means, scale) in blocks.items():
+            total = total + _evidence(states[name], means) / scale
         return total
 
 

@@ -16,6 +16,7 @@ from sonet.attacks import predict
 from sonet.attacks.threat import ROUNDING, Threat
 from sonet.evaluation.outcome import STANDS, WRONG
 from sonet.evaluation.record import ADVERSARIAL, SAMPLES
+from sonet.evaluation.setting import Setting
 from sonet.evaluation.store import SETTING
 from sonet.report import RecordError
 from sonet.types import Classifier, Images, Labels
@@ -25,7 +26,7 @@ from sonet.types import Classifier, Images, Labels
 class Evidence:
     """What an evaluation left: its setting, the adversarial images, and the fate of each."""
 
-    setting: dict[str, Any]
+    setting: Setting
     adversarial: Images
     labels: Labels
     fell_to: Tensor
@@ -33,13 +34,13 @@ class Evidence:
 
     @property
     def threat(self) -> Threat:
-        return Threat(self.setting["norm"], self.setting["eps"])
+        return Threat(self.setting.norm, self.setting.eps)
 
 
 def read_evidence(folder: Path) -> Evidence:
     """The evidence in a folder; `RecordError` where a file is missing, cut short or of another kind."""
     try:
-        setting = json.loads((folder / SETTING).read_bytes())
+        setting = Setting.model_validate_json((folder / SETTING).read_bytes())
         tensors = load((folder / ADVERSARIAL).read_bytes())
         samples = json.loads((folder / SAMPLES).read_bytes())
         return Evidence(setting, tensors["adversarial"], tensors["labels"], tensors["fell_to"], samples)

@@ -172,9 +172,9 @@ def attack_once(
 def render(table: dict[str, Any]) -> str:
     """The table for people: a section for each network and threat, a row for each attack, seeds together."""
     lines = [
-        "Accuracy left, mean over seeds (least - most where they differ), with the Wilson interval at 95 %; seconds "
-        "and CPU seconds, median over seeds; forward, backward: passes by image; missed: images that some entry of the section fooled "
-        "and this one never did; out: images outside box or budget, which do not count as fooled.",
+        "Accuracy left, mean over seeds (least - most where they differ), the Wilson interval at 95 %; seconds and "
+        "CPU seconds, median over seeds; forward, backward: passes by image; missed: images that some entry of the "
+        "section fooled and this one never did; out: images outside box or budget, which do not count as fooled.",
     ]
     sections: dict[tuple[str, str], dict[tuple[str, str], list[dict[str, Any]]]] = {}
     for entry in table["entries"].values():

@@ -51,6 +51,8 @@ BAD: dict[str, tuple[list[Any], str]] = {
         "SPSA: restarts: Extra inputs are not permitted (got 2). Its settings are: batch_size, seed,",
     ),
     "setting with a typo": (attack("--set", "stepsize=0.1"), "PGD: stepsize: Extra inputs are not permitted"),
+    "batch size as a setting": (attack("--set", "batch_size=2"), "--set batch_size: is given as --batch-size"),
+    "seed as a setting": (attack("--set", "seed=2"), "--set seed: is given as --seed"),
     "setting without =": (attack("--set", "steps"), "--set: got 'steps', expected KEY=VALUE"),
     "setting of no attack of an ensemble": (attack("--attack", "quick", "--set", "delta=1"), "no attack of quick has"),
     "bad setting of an ensemble": (attack("--attack", "quick", "--set", "queries=0"), "Square: queries: Input should"),

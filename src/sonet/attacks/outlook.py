@@ -16,6 +16,12 @@ FUTILITY = "give an image up where even so many times its recent pace would not 
 """What the setting is called in descriptions."""
 
 
+def check_futility(futility: Futility, loss: str) -> None:
+    """`ValueError` where a shortfall cannot be read off the loss: that of cross-entropy at the boundary is not 0."""
+    if futility is not None and loss == "ce":
+        raise ValueError("futility needs a loss that is 0 at the boundary; take log-odds for ce")
+
+
 class Outlook:
     r"""Judges a search at the ends of windows of its budget, each image by itself.
 

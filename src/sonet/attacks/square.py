@@ -15,7 +15,7 @@ from sonet.attacks.crafted import Best, Crafted, Progress
 from sonet.attacks.gradients import GradientSource
 from sonet.attacks.losses import LOSSES, Goal
 from sonet.attacks.noise import ImageNoise
-from sonet.attacks.outlook import FUTILITY, Futility, Outlook
+from sonet.attacks.outlook import FUTILITY, Futility, Outlook, check_futility
 from sonet.attacks.pgd import LossName
 from sonet.attacks.square_moves import Flip, Move, Shift
 from sonet.attacks.threat import Threat
@@ -56,8 +56,7 @@ class Square(Attack):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.futility is not None and self.loss == "ce":
-            raise ValueError("futility needs a loss that is 0 at the boundary; take log-odds for ce")
+        check_futility(self.futility, self.loss)
         return self
 
     @property

@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "pgd": {"loss": LOSS, "steps": st.integers(1, 6), "random_start": EITHER, "restarts": st.integers(1, 3)},
     "apgd-ce": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2), "futility": FUTILITY},
     "apgd-dlr": {"steps": st.integers(1, 12), "restarts": st.integers(1, 2), "futility": FUTILITY},
-    "apgd-t": {"steps": st.integers(1, 6), "targets": st.integers(1, 4), "futility": FUTILITY},
+    "apgd-t": {"steps": st.integers(1, 6), "targets": st.integers(1, 4), "encores": st.integers(0, 2)},
     "fab": {"steps": st.integers(1, 5), "targets": st.integers(1, 4), "restarts": st.integers(1, 2)},
     "deepfool": {"steps": st.integers(1, 6), "candidates": st.integers(1, 4)},
     "cw-l2": {"steps": st.integers(1, 10), "binary_search_steps": st.integers(1, 3), "learning_rate": RATE},
@@ -236,11 +236,8 @@ def test_an_image_on_a_peak_of_its_loss_is_the_result(name: str, norm: Norm) -> 
         away = (at[:, None] - x).square().flatten(2).sum(2).amin(1)
         return torch.stack((1 + away, torch.zeros_like(away)), 1)
 
-    result = (
-        ATTACKS[name][0]
-        .model_validate({"queries" if name == "square" else "steps": 5})
-        .run(peaked, x, label, Threat(norm, 0.1))
-    )
+    attack = ATTACKS[name][0](**{"queries" if name == "square" else "steps": 5})
+    result = attack.run(peaked, x, label, Threat(norm, 0.1))
     assert torch.equal(result.adversarial, x)
 
 

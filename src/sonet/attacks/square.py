@@ -25,7 +25,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps, of 10,000, after which p is halved; other budgets scale them."""
 
 
-WINDOWS = 10
+WINDOWS = 20
 """Parts of the budget after which the outlook of an image is judged, where it is."""
 
 

@@ -66,3 +66,16 @@ def test_beyond_the_boundary_there_may_be_another_one() -> None:
 def test_every_search_is_one_of_these() -> None:
     kinds = {kind for kind, _ in ATTACKS.values() if issubclass(kind, MinimumNorm)}
     assert {type(attack) for attack in SEARCHES} <= kinds
+
+
+def test_what_draws_nothing_says_so_and_gives_the_same_with_any_seed() -> None:
+    """Further rounds of a budget are for attacks that draw."""
+    x = images(6)
+    model = linear(3, like=x)
+    labels = predicted(model, x)
+    for kind, draws in ((FAB, False), (DeepFool, False), (CWL2, False), (Boundary, True)):
+        assert kind().draws is draws
+        if not draws:
+            one, other = (kind(seed=seed).run(model, x, labels, L2(0.5)).adversarial for seed in (0, 1))
+            assert torch.equal(one, other)
+    assert FAB(restarts=2).draws

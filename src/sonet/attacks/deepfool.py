@@ -46,6 +46,10 @@ class DeepFool(MinimumNorm):
         return self.steps * self.candidates
 
     @property
+    def draws(self) -> bool:
+        return False
+
+    @property
     def price(self) -> tuple[int, int]:
         return self.work, 3 + BISECTIONS
 

@@ -57,6 +57,10 @@ class FAB(MinimumNorm):
         return self.steps * self.restarts * self.targets
 
     @property
+    def draws(self) -> bool:
+        return self.restarts > 1
+
+    @property
     def price(self) -> tuple[int, int]:
         return self.work, 2 + self.restarts * self.targets + BISECTIONS
 

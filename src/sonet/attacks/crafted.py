@@ -64,19 +64,13 @@ def silence(gradient: Tensor, mute: Tensor) -> Tensor:
 
 
 def pick(runs: Sequence[Crafted], choice: Tensor) -> Crafted:
-    """For each sample the images and the trace of run `choice`, (N,); queries and zero gradients of all together."""
+    """For each sample images and trace of run `choice`, (N,), of runs of one length; queries, zero gradients of all."""
     places = torch.arange(len(choice), device=choice.device)
-    cpu, longest = choice.cpu(), max(len(run.loss) for run in runs)
-    traces = torch.full((len(runs), longest, len(choice)), torch.nan)
-    for trace, run in zip(traces, runs, strict=True):
-        trace[: len(run.loss)] = run.loss
-    minima = [run.minimum for run in runs if run.minimum is not None]
     return Crafted(
         images=torch.stack([run.images for run in runs])[choice, places],
-        loss=traces[cpu, :, places.cpu()].T.contiguous(),
+        loss=torch.stack([run.loss for run in runs], 2)[:, places.cpu(), choice.cpu()],
         zero_gradients=torch.stack([run.zero_gradients for run in runs]).any(0),
         queries=torch.stack([run.queries for run in runs]).sum(0),
-        minimum=torch.stack(minima).amin(0) if minima else None,
         checkpoints={
             step: torch.stack([run.checkpoints[step] for run in runs])[choice, places] for step in runs[0].checkpoints
         },

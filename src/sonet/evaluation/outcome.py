@@ -20,7 +20,7 @@ class Attempt:
     """What one attack did. All (N,): tried; fooled (judged on the deployed model); distance to the clean image;
     queries; zero_gradients; minimum, the nearest image found that fools whatever eps, NaN where not looked for.
 
-    standing: images right under this attack and all before it. seconds: crafting and judging. final_loss: of the last
+    standing: images right under this attack and all before it. seconds: crafting. final_loss: of the last
     step each image took, NaN where not tried.
     """
 

@@ -82,8 +82,20 @@ def evaluate(
         members = tuple(_shortened(member, share) for member in full)
     _tell(say, forecast, pace.forecast(members, count), budget, begun, company.coupled, company.random)
 
-    run = Run(classifier, sources, images, labels, threat, judge_batch, company.coupled, store, clock, watch)
-    run.start(fell_to, adversarial)
+    run = Run(
+        classifier,
+        sources,
+        images,
+        labels,
+        threat,
+        judge_batch,
+        company.coupled,
+        store,
+        clock,
+        watch,
+        fell_to=fell_to,
+        adversarial=adversarial,
+    )
     for member in members:
         run.attempt(member)
     if budget is not None:

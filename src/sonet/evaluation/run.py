@@ -35,18 +35,15 @@ class Run:
         store: Store,
         clock: Clock,
         watch: Watch,
+        fell_to: Tensor,
+        adversarial: Images,
     ) -> None:
         self.classifier, self.sources, self.images, self.labels = classifier, sources, images, labels
         self.threat, self.judge_batch, self.coupled = threat, judge_batch, coupled
         self.store, self.clock, self.watch = store, clock, watch
-        self.adversarial = images
-        self.fell_to = torch.full_like(labels, STANDS)
+        self.fell_to, self.adversarial = fell_to, adversarial
         self.attempts: list[Attempt] = []
         self.unfinished: list[str] = []
-
-    def start(self, fell_to: Tensor, adversarial: Images) -> None:
-        """Who stands before the first attack, and the images that felled the others."""
-        self.fell_to, self.adversarial = fell_to, adversarial
 
     @property
     def standing(self) -> Tensor:

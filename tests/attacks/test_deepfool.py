@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_the_distance_of_a_linear_model_is_its_closed_form_after_one_step(
     model = linear(classes, like=x)
     labels = predicted(model, x)
     want = closed_form(model, x, labels, norm)
-    result = DeepFool(steps=1).run(single(model, dtype), x.to(dtype), labels, Threat(norm, 0.05))
+    result = DeepFool(steps=1, laps=1).run(single(model, dtype), x.to(dtype), labels, Threat(norm, 0.05))
     assert result.minimum is not None
     assert result.minimum.dtype == dtype
     ratio = result.minimum.double() / want
@@ -101,10 +102,39 @@ def hand_deepfool(
 def test_it_is_its_algorithm_written_out(norm: Norm, settings: dict[str, Any]) -> None:
     model, x = Wavy(classes=5, speed=4.0), cases("some", 8)
     labels = predicted(model, x)
-    result = DeepFool(**settings).run(model, x, labels, Threat(norm, 0.1))
+    result = DeepFool(laps=1, **settings).run(model, x, labels, Threat(norm, 0.1))
     want = torch.tensor(hand_deepfool(model, x, labels, norm, **settings), dtype=torch.float64)
     torch.testing.assert_close(result.minimum, want, rtol=1e-6, atol=0)
     assert (result.queries_each > 1 + 2 * 2 + 11).any()  # some take more steps than one
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_further_laps_come_nearer_and_never_go_farther(norm: Norm) -> None:
+    model, x = Wavy(classes=5, speed=4.0), cases("some", 24)
+    labels = predicted(model, x)
+    found = [DeepFool(laps=laps).run(model, x, labels, Threat(norm, 0.1)).minimum for laps in (1, 2, 4)]
+    for fewer, more in pairwise(found):
+        assert fewer is not None
+        assert more is not None
+        assert (more <= fewer * (1 + 1e-9)).all()
+        assert (more < 0.99 * fewer).any()
+
+
+def test_the_second_lap_starts_on_the_plane_of_the_boundary_found() -> None:
+    """Where the boundary is one plane behind a bend, a first lap goes astray along the bend, a second does not."""
+    x = torch.tensor([0.1, 0.1]).double().view(1, 1, 1, 2)
+
+    def model(x: Tensor) -> Tensor:
+        a, b = x.flatten(1).T
+        bent = torch.where(a + b < 0.45, 0.3 * a + b, a + b - 0.45 + 0.3 * 0.1 + 0.35)  # f leans on b, then on both
+        return torch.stack((torch.zeros_like(a), bent - 0.5), 1)
+
+    once, twice = (DeepFool(laps=laps).run(model, x, torch.tensor([0]), L2(1.0)).minimum for laps in (1, 2))
+    exact = (0.57 - 0.2) / 2**0.5  # a + b = 0.57
+    assert once is not None
+    assert twice is not None
+    assert once.item() > 1.03 * exact
+    assert twice.item() == pytest.approx(exact, rel=2e-3)
 
 
 def test_of_several_planes_the_nearest_is_chosen_and_one_out_of_reach_counts_as_farther() -> None:
@@ -144,7 +174,7 @@ def test_another_candidate_is_taken_where_the_nearest_cannot_be_reached(norm: No
     assert only.queries == 1 + 2  # it stops when there is no way to go
 
 
-@pytest.mark.parametrize("change", [{"overshoot": 0.5}, {"candidates": 1}, {"steps": 1}])
+@pytest.mark.parametrize("change", [{"overshoot": 0.5}, {"candidates": 1}, {"steps": 1}, {"laps": 1}])
 def test_every_setting_is_read(change: dict[str, Any]) -> None:
     model, x = Wavy(classes=5), cases("some", 10)
     labels = predicted(model, x)
@@ -183,23 +213,24 @@ def test_estimated_gradients_draw_the_image_s_own_noise_too() -> None:
     torch.testing.assert_close(alone.minimum, whole.minimum, rtol=1e-6, atol=0)
 
 
-def test_queries_are_the_images_the_model_saw_and_price_bounds_them() -> None:
+@pytest.mark.parametrize("laps", [1, 3])
+def test_queries_are_the_images_the_model_saw_and_price_bounds_them(laps: int) -> None:
     x = images(9)
     labels = predicted(Wavy(classes=4), x)
     labels[2] = (labels[2] + 1) % 4  # fools by itself
     for stop in (False, True):
         counting, steps = Counting(Wavy(classes=4)), []
-        attack = DeepFool(steps=5, candidates=3, batch_size=4, stop_when_fooled=stop)
+        attack = DeepFool(steps=5, laps=laps, candidates=3, batch_size=4, stop_when_fooled=stop)
         result = attack.run(Wavy(classes=4), x, labels, Linf(0.02), gradients_from=counting, progress=steps.append)
         assert result.queries == counting.queries
         both, alone = attack.price
-        assert both == attack.work == 15
+        assert both == attack.work == 15 * laps + laps - 1
         assert result.queries_each.max() <= 2 * both + alone
         assert sum(steps) <= attack.work * 9
         assert result.queries_each[2] == 1
         assert result.minimum is not None
         assert result.minimum[2] == 0
-        if stop:  # no bisection for those within: an odd number, the clean image and slopes
+        if stop and laps == 1:  # no bisection for those within: an odd number, the clean image and slopes
             assert (result.queries_each[result.fooled] % 2 == 1).all()
             assert (result.queries_each[result.fooled] <= 1 + 2 * (2 * 3 + 1)).all()
 
@@ -207,7 +238,7 @@ def test_queries_are_the_images_the_model_saw_and_price_bounds_them() -> None:
 def test_the_loss_of_a_step_is_the_margin() -> None:
     model, x = Wavy(classes=4), images(5)
     labels = predicted(model, x)
-    result = DeepFool(steps=2).run(model, x, labels, Linf(0.1))
+    result = DeepFool(steps=2, laps=1).run(model, x, labels, Linf(0.1))
     assert result.loss.shape == (2, 5)
     torch.testing.assert_close(result.loss[0], margin(model(x), labels).float())
 

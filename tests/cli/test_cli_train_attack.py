@@ -116,6 +116,25 @@ def test_a_run_on_other_images_is_not_continued(run: Runner, data: Path, tmp_pat
     assert "other data" in ended.err
 
 
+def test_an_adversarial_objective_reaches_checkpoint_and_record(run: Runner, data: Path, tmp_path: Path) -> None:
+    given = ["--objective", "trades", "--threat", "linf:0.1", "--beta", 2, "--set", "training.attack_steps=2"]
+    trained = run(
+        *("train", "resnet10", *TINY, *BATCH, "--data", data, "--epochs", 1, "--out", tmp_path / "run", *given)
+    )
+    assert trained.code == 0, trained.err
+    assert "trained with trades at linf:0.1: test accuracy" in trained.out
+    training = load_checkpoint(tmp_path / "run").description.training
+    assert (training.objective, training.threat, training.beta) == ("trades", "linf:0.1", 2.0)
+    assert training.attack_steps == 2
+    attacked = run(
+        *("attack", tmp_path / "run", "--threat", "linf:0.1", "--attack", "pgd", "--set", "steps=1"),
+        *("--images", 5, "--out", tmp_path / "attacked"),
+    )
+    assert attacked.code == 0, attacked.err
+    rows = json.loads((tmp_path / "attacked" / "record.json").read_text())["rows"]
+    assert {row["objective"] for row in rows} == {"trades"}
+
+
 def test_settings_from_a_file_and_overrides(run: Runner, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(

@@ -73,6 +73,11 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> Tensor:
     return difference / (order[:, 0] - (order[:, 2] + order[:, 3]) / 2).clamp_min(1e-12)
 
 
+def kl_divergence(logits: Logits, reference: Logits) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)), (N,), >= 0 but for rounding; finite where a probability underflows."""
+    return F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
 def fooled(logits: Logits, labels: Labels) -> Tensor:
     """(N,) bool: the prediction is not the label. Logits that are not finite are no answer, which counts as fooled."""
     return (logits.argmax(1) != labels) | ~torch.isfinite(logits).all(1)
@@ -109,6 +114,22 @@ class Goal:
         """The goal of the samples `index`, (M,) places or (N,) bool."""
         targets = None if self.targets is None else self.targets[index]
         return Goal(self.labels[index], self.loss, targets, self.targeted)
+
+
+@dataclass(frozen=True)
+class Divergence(Goal):
+    """Away from an earlier answer: KL(softmax(reference) || softmax(logits)), `reference` (N, classes) its logits.
+
+    The labels say only who is fooled.
+    """
+
+    reference: Logits = field(kw_only=True)
+
+    def __call__(self, logits: Logits) -> Tensor:
+        return kl_divergence(logits, self.reference)
+
+    def take(self, index: Tensor) -> Divergence:
+        return Divergence(self.labels[index], reference=self.reference[index])
 
 
 def likely_targets(logits: Logits, labels: Labels, number: int) -> Tensor:

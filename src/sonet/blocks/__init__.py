@@ -1,5 +1,6 @@
 """The layers: skew-symmetric ODE blocks, ODENet's block, and residual blocks to compare with."""
 
+from sonet.blocks.adjoint import adjoint_gradients
 from sonet.blocks.fields import ODENetField, SkewConv, SkewDense
 from sonet.blocks.ode import (
     ODEBlock,
@@ -19,6 +20,7 @@ __all__ = [
     "SkewConv",
     "SkewDense",
     "WideBlock",
+    "adjoint_gradients",
     "name_blocks",
     "ode_blocks",
     "odenet_block",

@@ -111,6 +111,7 @@ def attack(
             title=f"{victim.name}: {name} at {ball}",
             model=victim.name,
             seed=victim.checkpoint.description.training.seed,
+            objective=victim.checkpoint.description.training.objective,
             command=shlex.join(["sonet", *sys.argv[1:]]),
             data=victim.data.describe(),
             classes=victim.data.classes,

@@ -49,19 +49,21 @@ def reproduce(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder with a record.json, or the file.")],
+    run: Annotated[Path, typer.Argument(help="Folder with a record.json or an audit.json, or the file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
 ) -> None:
     """Print a record's tables again, and write its report.html anew beside it.
 
     Example: sonet report runs/digits
     """
-    from sonet.report import read, render, show, write_whole
+    from sonet.report import AuditRecord, read_any, render, render_audit, show, show_audit, write_whole
 
-    record = read(run)
+    record = read_any(run)
     folder = run if run.is_dir() else run.parent
-    write_whole(folder / "report.html", render(record))
+    write_whole(folder / "report.html", render_audit(record) if isinstance(record, AuditRecord) else render(record))
     if as_json:
         typer.echo(record.model_dump_json(by_alias=True, indent=1))
+    elif isinstance(record, AuditRecord):
+        show_audit(record)
     else:
         show(record)

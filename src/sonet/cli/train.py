@@ -16,6 +16,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images (default: 12).")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: 0.1).")] = None,
+    objective: Annotated[str | None, typer.Option(help="natural, madry or trades (default: natural).")] = None,
+    threat: Annotated[str | None, typer.Option(help="Of madry and trades: attacked within NORM:EPS.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Of trades: weight of the KL, 1/lambda (default: 6).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and augmentation.")] = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file with the tables model and training.")] = None,
     settings: Annotated[
@@ -25,9 +28,13 @@ def train(
     limit_train: Annotated[int | None, typer.Option(min=1, help="Use the first so many training images.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a network naturally, with a checkpoint each epoch; the same command goes on with an interrupted run.
+    """Train a network, with a checkpoint each epoch; the same command goes on with an interrupted run.
+
+    Naturally, or on images attacked at every step: madry (Madry et al. 2018), trades (Zhang et al. 2019).
 
     Example: sonet train sonet --set model.channels=16 --set model.solver=paper --out runs/sonet
+
+    Example: sonet train resnet10 --objective trades --threat linf:0.1 --beta 6
     """
     from sonet.cli.fits import check_fits
     from sonet.cli.progress import TrainWatch, bar
@@ -37,7 +44,8 @@ def train(
     from sonet.training import TrainConfig, fit
 
     given = read_settings(config, settings or [])
-    training = given["training"] | {key: value for key, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+    options = {"epochs": epochs, "lr": lr, "objective": objective, "threat": threat, "beta": beta}
+    training = given["training"] | {key: value for key, value in options.items() if value is not None}
     training.setdefault("seed", seed)
     setting = TrainConfig.model_validate(training)
     images = load(data, data_dir=data_dir, limit_train=limit_train)
@@ -59,10 +67,12 @@ def train(
         )
     last = history[-1]
     if as_json:
-        typer.echo(json.dumps({"run": str(folder), "history": [epoch.model_dump() for epoch in history]}, indent=1))
+        answer = {"run": str(folder), "objective": setting.objective, "threat": setting.threat}
+        typer.echo(json.dumps(answer | {"history": [epoch.model_dump() for epoch in history]}, indent=1))
         return
+    against = "" if setting.threat is None else f" trained with {setting.objective} at {setting.threat}"
     typer.echo(
-        f"{model} on {data}: test accuracy {last.test_accuracy:.4f} on {len(images.test)} images after "
+        f"{model} on {data}{against}: test accuracy {last.test_accuracy:.4f} on {len(images.test)} images after "
         f"{last.epoch} epochs (loss {last.loss:.4f}, NFE {last.evaluations:.0f}).\n"
-        f"Wrote {folder}. Next: sonet attack {folder} --threat linf:0.1"
+        f"Wrote {folder}. Next: sonet attack {folder} --threat {setting.threat or 'linf:0.1'}"
     )

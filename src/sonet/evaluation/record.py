@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,11 +38,13 @@ def make_record(
     data: dict[str, Any],
     classes: Sequence[str],
     settings: dict[str, Any],
+    objective: str = "natural",
     device: str = "cpu",
 ) -> Record:
     """Rows: natural accuracy, each attack with what stands after it, and the worst case."""
     threat, n = evaluation.threat, evaluation.natural.n
-    rows = [Row.of(evaluation.natural, model=model, seed=seed, attack="none", eps=0.0, seconds=0.0)]
+    row = partial(Row.of, model=model, objective=objective, seed=seed)
+    rows = [row(evaluation.natural, attack="none", eps=0.0, seconds=0.0)]
     for stage, attempt in enumerate(evaluation.attempts, start=1):
         attack = attempt.member.attack
         name = attempt.member.name
@@ -51,10 +54,8 @@ def make_record(
         if name in evaluation.unfinished:
             notes.append("cut short by the budget")
         rows.append(
-            Row.of(
+            row(
                 type(evaluation.natural)(attempt.standing, n),
-                model=model,
-                seed=seed,
                 attack=name,
                 eps=threat.eps,
                 seconds=attempt.seconds,
@@ -71,10 +72,8 @@ def make_record(
             )
         )
     rows.append(
-        Row.of(
+        row(
             evaluation.accuracy,
-            model=model,
-            seed=seed,
             attack=WORST,
             eps=threat.eps,
             norm=threat.norm,

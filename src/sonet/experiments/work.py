@@ -76,11 +76,18 @@ def _train(cell: Cell, plan: Plan, data: Dataset, out: Path, report: Report) -> 
     hits = predict(model, test.images, plan.judge_batch) == test.labels
     natural = Proportion(int(hits.sum()), len(test))
     row = Row.of(
-        natural, model=cell.model.name, seed=cell.seed, attack="none", eps=0.0, seconds=time.perf_counter() - start
+        natural,
+        model=cell.model.name,
+        objective=training.objective,
+        seed=cell.seed,
+        attack="none",
+        eps=0.0,
+        seconds=time.perf_counter() - start,
     )
     solver = getattr(config, "solver", None)
     card = ModelCard(
         model=cell.model.name,
+        objective=training.objective,
         seed=cell.seed,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         epochs=len(history),
@@ -187,6 +194,7 @@ def _attack(
     row = partial(
         Row.of,
         model=cell.model.name,
+        objective=plan.training.objective,
         seed=cell.seed,
         attack=cell.attack or "",
         eps=cell.eps,

@@ -5,13 +5,31 @@
     show(record)                                                 # verdict and tables
     write_whole(folder / "report.html", render(record))
 
-`render` and `figure_png` bring in the drawing library and so are imported when first used.
+An audit has the same with `write_audit`, `read_audit`, `show_audit` and `render_audit`; `read_any` reads either record.
+
+`render`, `render_audit` and `figure_png` bring in the drawing library and so are imported when first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sonet.report.audit_record import (
+    AuditRecord,
+    Bar,
+    Count,
+    Family,
+    Finding,
+    Ladder,
+    Line,
+    Matrix,
+    Outcome,
+    Stage,
+    Surface,
+    Verdict,
+)
+from sonet.report.audit_terminal import audit_plain, audit_text, show_audit
+from sonet.report.audit_write import AUDIT, read_any, read_audit, write_audit
 from sonet.report.environment import Environment
 from sonet.report.pictures import Picture, difference, png
 from sonet.report.record import Leak, ModelCard, Norm, Record, Row, StepGradient, StepHistogram
@@ -19,30 +37,51 @@ from sonet.report.terminal import show, tables
 from sonet.report.write import RecordError, claim, read, write, write_whole
 
 if TYPE_CHECKING:
+    from sonet.report.audit_page import render_audit
     from sonet.report.figures import figure_png, figure_svg
     from sonet.report.html import render
 
 __all__ = [
+    "AUDIT",
+    "AuditRecord",
+    "Bar",
+    "Count",
     "Environment",
+    "Family",
+    "Finding",
+    "Ladder",
     "Leak",
+    "Line",
+    "Matrix",
     "ModelCard",
     "Norm",
+    "Outcome",
     "Picture",
     "Record",
     "RecordError",
     "Row",
+    "Stage",
     "StepGradient",
     "StepHistogram",
+    "Surface",
+    "Verdict",
+    "audit_plain",
+    "audit_text",
     "claim",
     "difference",
     "figure_png",
     "figure_svg",
     "png",
     "read",
+    "read_any",
+    "read_audit",
     "render",
+    "render_audit",
     "show",
+    "show_audit",
     "tables",
     "write",
+    "write_audit",
     "write_whole",
 ]
 
@@ -56,4 +95,8 @@ def __getattr__(name: str) -> Any:
         from sonet.report.html import render
 
         return render
+    if name == "render_audit":
+        from sonet.report.audit_page import render_audit
+
+        return render_audit
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -249,3 +249,13 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], _Key]) -> dict[_Key, list
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4 min 5 s, 2 h 7 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,6 +1,6 @@
 // Draws every chart of the page from the JSON beside it. SVG, so that the style sheet can colour text for dark and print.
 "use strict";
-const specs = JSON.parse(document.getElementById("charts").textContent);
+const specs = JSON.parse(document.querySelector('script[type="application/json"]').textContent);
 for (const [id, spec] of Object.entries(specs)) {
   const place = document.getElementById(id);
   vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, tooltip: { theme: "custom" } })

@@ -85,6 +85,10 @@ def _ascii(text: str) -> str:
 
 
 def _text(text: str, console: Console, style: str) -> Text:
+    return Text(plain(text, console.encoding), style)
+
+
+def plain(text: str, encoding: str) -> str:
     """Text of a record, without control characters and without what the terminal's encoding cannot show."""
     clean = "".join(letter for letter in text if letter == "\n" or unicodedata.category(letter) != "Cc")
-    return Text(clean.encode(console.encoding, "replace").decode(console.encoding), style)
+    return clean.encode(encoding, "replace").decode(encoding)

@@ -7,10 +7,14 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from sonet.report.record import SCHEMA, Record
+from sonet.report.schema import Entry
+
+E = TypeVar("E", bound=Entry)
 
 RECORD = "record.json"
 """The name of a record's file in its folder."""
@@ -75,38 +79,46 @@ def read(path: Path | str) -> Record:
 
     Errors: RecordError where there is no file, its JSON is cut short, it has another schema or does not fit it.
     """
+    return read_as(Record, path, RECORD, SCHEMA, "experiment")
+
+
+def read_as(kind: type[E], path: Path | str, name: str, schema: str, work: str) -> E:
+    """An entry of this kind and schema in a file, or in the file `name` of a folder; `work` is what writes it.
+
+    Errors: RecordError, as `read`.
+    """
     path = Path(path)
     if path.is_dir():
-        path = path / RECORD
+        path = path / name
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise RecordError(
             f"{path}: expected a record, got {error.strerror or error}. "
-            f"A report is made from a {RECORD} only; give its path or its folder, or run the experiment first."
+            f"A report is made from a {name} only; give its path or its folder, or run the {work} first."
         ) from error
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:  # ValueError also covers text that is not UTF-8
         raise RecordError(
             f"{path}: expected JSON, got {len(raw)} bytes that do not parse ({error}). "
-            "The file was cut short or changed by hand; take an undamaged copy or run the experiment again."
+            f"The file was cut short or changed by hand; take an undamaged copy or run the {work} again."
         ) from error
     found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    if found != schema:
         raise RecordError(
-            f'{path}: expected schema "{SCHEMA}", got {json.dumps(found)}. Another version may give the same names '
-            "other meanings; read it with the version of sonet that wrote it, or run the experiment again."
+            f'{path}: expected schema "{schema}", got {json.dumps(found)}. Another version may give the same names '
+            f"other meanings; read it with the version of sonet that wrote it, or run the {work} again."
         )
     try:
-        return Record.model_validate_json(raw)
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'the record'}: {problem['msg']}" for problem in error.errors()[:3]
         )
         raise RecordError(
-            f"{path}: expected a record that fits {SCHEMA}, got {error.error_count()} misfit(s): {problems}. "
-            "It was changed by hand or by another program; undo that or run the experiment again."
+            f"{path}: expected a record that fits {schema}, got {error.error_count()} misfit(s): {problems}. "
+            f"It was changed by hand or by another program; undo that or run the {work} again."
         ) from error
 
 

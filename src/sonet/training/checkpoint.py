@@ -32,7 +32,11 @@ class CheckpointError(ValueError):
 
 
 class EpochReport(BaseModel):
-    """One epoch in numbers: mean training loss, accuracies in [0, 1], mean evaluations of fields per sample."""
+    """One epoch in numbers: mean training loss, accuracies in [0, 1], mean evaluations of fields per sample.
+
+    train_accuracy: at the images as the objective counts them, attacked ones with "madry". evaluations: of the passes
+    learned from, two with "trades"; crafting is not counted.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

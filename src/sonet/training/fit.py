@@ -72,8 +72,9 @@ def fit(
     A last batch that leaves a process with a single image is left out, because BatchNorm cannot take it; the order
     changes with the epoch, so that it is another image each time.
 
-    Every epoch's order, augmentation and dropout depend on (seed, epoch) alone. Under `torchrun` each process takes
-    its part of every batch. Batch-wide step sizes would then differ from those of one process: that is refused.
+    Every epoch's order, augmentation and dropout depend on (seed, epoch) alone; the starts of attacks, where the
+    objective has some, on the image besides. Under `torchrun` each process takes its part of every batch. Batch-wide
+    step sizes would then differ from those of one process: that is refused.
     """
     config = config or TrainConfig()
     accelerator = _accelerator(config)
@@ -140,7 +141,8 @@ def _epoch(
             f"{len(train)} images in batches of {config.batch_size} leave a process without two images of its own "
             f"({world} process(es)). Give more images, larger batches or fewer processes."
         )
-    objective = OBJECTIVES[config.objective]
+    objective = OBJECTIVES[config.objective].of(config)
+    bare = accelerator.unwrap_model(model)
     losses, hits, seen = 0.0, 0, 0
     evaluations: list[Tensor] = []
     spent = 0.0
@@ -151,7 +153,7 @@ def _epoch(
 
     model.train()
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), watch_solves(accelerator.unwrap_model(model), listen):
+    with torch.random.fork_rng(devices=devices), watch_solves(bare, listen):
         # Not torch.manual_seed, which seeds the generators of all GPUs: nothing would restore those not in `devices`.
         torch.default_generator.manual_seed(config.seed * 1_000_003 + epoch)
         if devices:
@@ -165,9 +167,10 @@ def _epoch(
                 images = crop_and_flip(images, generator=generator)
             images = images[rank::world].contiguous().to(accelerator.device)
             labels = train.labels[indices][rank::world].to(accelerator.device)
-            evaluations.clear()
+            hard = objective.craft(bare, images, labels, config.seed * 1_000_003 + epoch)
+            evaluations.clear()  # of the passes learned from; those of crafting are the attack's
             with accelerator.autocast():
-                loss, logits = objective(model, images, labels)
+                loss, logits = objective.loss(model, images, hard, labels)
             if not bool(torch.isfinite(loss)):
                 raise TrainingError(
                     f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1} of {len(batches)}. "

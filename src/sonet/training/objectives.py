@@ -1,21 +1,108 @@
-"""What training minimises."""
+"""What training minimises: a loss, and the images it is taken at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonet.attacks import PGD, Threat
+from sonet.attacks.losses import kl_divergence
+from sonet.training.config import TrainConfig
+from sonet.training.crafting import DivergencePGD, craft
 from sonet.types import Images, Labels, Logits
 
-Objective = Callable[[nn.Module, Images, Labels], tuple[Tensor, Logits]]
+
+class Objective(ABC):
+    """One step of training asks for the hard images of a batch first, then for the loss."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """With the settings of `config`, whose objective it is."""
+
+    @abstractmethod
+    def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
+        """The images to learn from in place of or beside `images`; random draws belong to (seed, image)."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, images: Images, hard: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """The loss of the batch, a scalar with graph, and the logits by which its accuracy is counted."""
 
 
-def natural(model: nn.Module, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-    """Mean cross-entropy at the images themselves; returns it and the logits."""
-    logits = model(images)
-    return F.cross_entropy(logits, labels), logits
+class Natural(Objective):
+    """Mean cross-entropy at the images themselves."""
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        return cls()
+
+    def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
+        return images
+
+    def loss(self, model: nn.Module, images: Images, hard: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        logits = model(images)
+        return F.cross_entropy(logits, labels), logits
 
 
-OBJECTIVES: dict[str, Objective] = {"natural": natural}
+@dataclass(frozen=True)
+class Madry(Objective):
+    """Mean cross-entropy at attacked images alone (Madry et al. 2018, arXiv:1706.06083); accuracy is that at them.
+
+    `attack` is PGD on the cross-entropy from a uniform start, its last iterate.
+    """
+
+    threat: Threat
+    attack: PGD
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        threat, steps, size = _inner(config)
+        return cls(threat, PGD(steps=steps, step_size=size, random_start=True, keep="last"))
+
+    def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
+        return craft(model, self.attack, images, labels, self.threat, seed)
+
+    def loss(self, model: nn.Module, images: Images, hard: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        logits = model(hard)
+        return F.cross_entropy(logits, labels), logits
+
+
+@dataclass(frozen=True)
+class Trades(Objective):
+    r"""TRADES (Zhang et al. 2019, arXiv:1901.08573): mean of CE(x, y) + beta KL(p(x) || p(x')); accuracy is that at x.
+
+    x' is looked for by `DivergencePGD`. As in the authors' code beta = 1 / lambda, the gradient goes through both
+    p(x) and p(x'), and x and x' are passed one after the other, each with batch statistics of its own.
+    """
+
+    threat: Threat
+    attack: DivergencePGD
+    beta: float
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        threat, steps, size = _inner(config)
+        beta = 6.0 if config.beta is None else config.beta
+        return cls(threat, DivergencePGD(steps=steps, step_size=size), beta)
+
+    def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
+        return craft(model, self.attack, images, labels, self.threat, seed)
+
+    def loss(self, model: nn.Module, images: Images, hard: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        clean, attacked = model(images), model(hard)
+        return F.cross_entropy(clean, labels) + self.beta * kl_divergence(attacked, clean).mean(), clean
+
+
+def _inner(config: TrainConfig) -> tuple[Threat, int, float]:
+    """Threat, number of steps and step size of the attack inside."""
+    assert config.threat is not None, "TrainConfig asks for one"
+    threat = Threat.parse(config.threat)
+    steps = 10 if config.attack_steps is None else config.attack_steps
+    return threat, steps, threat.eps / 4 if config.attack_step_size is None else config.attack_step_size
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"natural": Natural, "madry": Madry, "trades": Trades}

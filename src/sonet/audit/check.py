@@ -1,0 +1,117 @@
+"""A check: what it measures, when it is raised, what that means and what to do; and the register of all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sonet.report.audit_record import Family, Finding
+from sonet.types import Proportion
+
+if TYPE_CHECKING:
+    from sonet.audit.subject import Subject
+
+Bears = Literal["decisive", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a check found: a sentence with its figures, and whether it is raised (None: it does not apply)."""
+
+    sentence: str
+    raised: bool | None
+    value: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+
+    @classmethod
+    def share(cls, sentence: str, of: Proportion, raised: bool) -> Measured:
+        return cls(sentence, raised, of.value, of.interval, of.n)
+
+    @classmethod
+    def silent(cls, why: str) -> Measured:
+        """The check does not apply, or could not be made."""
+        return cls(why, None)
+
+
+Look = Callable[["Subject"], Measured]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to a model. `raised_if`, `means`, `remedy`, `source` are for the reader of its finding."""
+
+    name: str
+    family: Family
+    title: str
+    bears: Bears
+    raised_if: str
+    means: str
+    remedy: str
+    source: str
+    look: Look
+    unit: str = ""
+    threshold: float | None = None
+
+    def __call__(self, subject: Subject) -> Finding:
+        """Ask it, and write down what it cost. An error of the model's code is a finding too, not the audit's end."""
+        start, before = time.perf_counter(), subject.passes
+        try:
+            measured = self.look(subject)
+        except Exception as error:
+            measured = Measured.silent(f"Could not be measured: {type(error).__name__}: {_first_line(error)}")
+        low, high = measured.interval or (None, None)
+        return Finding(
+            name=self.name,
+            family=self.family,
+            title=self.title,
+            raised=measured.raised,
+            bears=self.bears,
+            measured=measured.sentence,
+            value=measured.value,
+            low=low,
+            high=high,
+            unit=self.unit,
+            threshold=self.threshold,
+            n=measured.n,
+            raised_if=self.raised_if,
+            means=self.means,
+            remedy=self.remedy,
+            source=self.source,
+            seconds=time.perf_counter() - start,
+            passes=subject.passes - before,
+        )
+
+
+CHECKS: dict[str, Check] = {}
+"""Every check by its name, in the order they are asked. Filled by `check`, as the modules of checks are imported."""
+
+
+def check(
+    name: str,
+    family: Family,
+    title: str,
+    *,
+    bears: Bears = "warning",
+    raised_if: str,
+    means: str,
+    remedy: str,
+    source: str,
+    unit: str = "",
+    threshold: float | None = None,
+) -> Callable[[Look], Look]:
+    """Register a function as the check `name`; the function itself stays as it is."""
+
+    def register(look: Look) -> Look:
+        if name in CHECKS:
+            raise ValueError(f"a check called {name!r} is there already; names are the anchors of docs/findings.md.")
+        CHECKS[name] = Check(name, family, title, bears, raised_if, means, remedy, source, look, unit, threshold)
+        return look
+
+    return register
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:300]

@@ -1,0 +1,143 @@
+"""Which attacks an audit makes of a model, in which order, with which gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from sonet.attacks import APGD, APGDT, PGD, SPSA, Square
+from sonet.attacks.attack import Attack
+from sonet.attacks.gradients import Alone, Average, Backpropagation, GradientSource, Guided
+from sonet.attacks.noise import ImageNoise
+from sonet.audit.sources import LogOfProbabilities, Mean, Smoothed
+from sonet.solvers import Adaptive, Fixed
+from sonet.types import Classifier
+
+if TYPE_CHECKING:
+    from sonet.audit.subject import Subject
+
+NOISE_DRAWS = 20
+"""Random images of the threat's surface that each image is tried with."""
+REFERENCE = "pgd"
+"""The plain attack that the cause analysis changes one factor of."""
+
+Tell = Callable[[str], bool]
+"""Called with a stage's name before it starts; False: leave it out."""
+
+
+def besiege(subject: Subject, tell: Tell) -> None:
+    """Run the stages: plain ones, other losses on the same gradient, other gradients, none at all.
+
+    Plain is what an owner would run: PGD and APGD on the cross-entropy's own gradient, all images in a batch as
+    deployed. Everything after is tried on those that still stand, but where a gradient is shared by a batch.
+    """
+    stages, effort = subject.stages, subject.effort
+
+    def attempt(name: str, attack: Attack, source: GradientSource, gradient: str, plain: bool = False) -> None:
+        shared = subject.shared and gradient == "own"
+        if bool(stages.standing.any()) and tell(name):
+            stages.run(name, attack, source, gradient, plain=plain, together=shared, keep_last=name == REFERENCE)
+
+    attempt(REFERENCE, plain_pgd(subject), subject.own, "own", plain=True)
+    attempt("apgd-ce", _apgd(subject, loss="ce"), subject.own, "own", plain=True)
+    if bool(stages.standing.any()) and tell("random-noise"):
+        random_noise(subject)
+    legible = Backpropagation(LogOfProbabilities(subject.classifier)) if subject.probabilities else subject.own
+    attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible, "own")
+    targeted = APGDT(
+        steps=max(10, effort.steps // 2), targets=effort.targets, batch_size=subject.batch, seed=subject.seed
+    )
+    attempt("apgd-targeted", targeted, legible, "own")
+    for name, source in other_gradients(subject).items():
+        attempt(f"apgd-{name}", _apgd(subject, loss="log-odds"), source, name)
+    if subject.backbone is not None:
+        transfer = Guided(Backpropagation(subject.backbone), subject.own)
+        attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
+    seen = without_batch(subject, subject.shown)
+    attempt("square", Square(queries=effort.queries, batch_size=subject.batch, seed=subject.seed), seen, "none")
+    if effort.level != "quick":
+        spsa = SPSA(batch_size=subject.batch, seed=subject.seed, stop_when_fooled=True)
+        attempt("spsa", spsa, seen, "none")
+
+
+def plain_pgd(subject: Subject, **changes: Any) -> PGD:
+    """PGD on the cross-entropy: `effort.steps` steps of a tenth of the radius, no random start (as the paper's)."""
+    settings: dict[str, Any] = {
+        "steps": subject.effort.steps,
+        "step_size": max(subject.threat.eps, 1e-6) / 10,
+        "batch_size": subject.batch,
+        "seed": subject.seed,
+        "stop_when_fooled": False,
+    }
+    return PGD(**(settings | changes))
+
+
+def other_gradients(subject: Subject) -> dict[str, GradientSource]:
+    """Gradients besides the model's own that make sense for it, by name."""
+    found: dict[str, GradientSource] = {}
+    if subject.random:
+        seen = Mean(subject.classifier, subject.effort.calls)
+        found["averaged"] = Backpropagation(LogOfProbabilities(seen) if subject.probabilities else seen)
+    found |= _solver_gradients(subject)
+    if subject.shared and subject.dial is None:
+        found["alone"] = Alone(subject.own)
+    blind = any(bool(attempt.zero.any()) for attempt in subject.stages.attempts)
+    if (blind or subject.probabilities) and subject.in_float64 is not None:
+        exact: Classifier = subject.in_float64
+        found["float64"] = Backpropagation(LogOfProbabilities(exact) if subject.probabilities else exact)
+    if subject.dial is None:
+        base = found.get("averaged") or found.get("alone") or subject.own
+        found["smoothed"] = Smoothed(base, samples=8, sigma=_sigma(subject))
+    return found
+
+
+def without_batch(subject: Subject, classifier: Classifier) -> GradientSource:
+    """A source whose answers do not depend on batch-mates, for attacks that let images leave the batch."""
+    if not subject.coupled:
+        return Backpropagation(classifier)
+    if subject.dial is not None and subject.dial.adaptive and subject.dial.whose == "sonet":
+        return Backpropagation(subject.dial.variant(scope="sample"))
+    return Alone(Backpropagation(classifier))
+
+
+def random_noise(subject: Subject) -> None:
+    """Random images of the threat's surface, judged by the model: does any of them fool?"""
+    stages, threat = subject.stages, subject.threat
+    noise, tried = ImageNoise(subject.images, subject.seed + 7), stages.standing.clone()
+    found, fooled = subject.images.clone(), torch.zeros_like(tried)
+    for _ in range(NOISE_DRAWS):
+        image = threat.project(subject.images + threat.eps * threat.steepest(noise.normal()), subject.images)
+        fell = stages.judge(torch.where(tried.view(-1, 1, 1, 1), image, stages.worst)) & tried & ~fooled
+        found, fooled = torch.where(fell.view(-1, 1, 1, 1), image, found), fooled | fell
+    stages.note("random-noise", "none", found, tried)
+
+
+def _solver_gradients(subject: Subject) -> dict[str, GradientSource]:
+    dial = subject.dial
+    if dial is None:
+        return {}
+    setting = dial.setting
+    if not dial.adaptive or not isinstance(setting, Adaptive):
+        more = [dial.variant(num_steps=4 * setting.num_steps)] if isinstance(setting, Fixed) else []
+        return {"finer": Guided(Average(tuple(map(Backpropagation, more))), subject.own)} if more else {}
+    own = (setting.scope, setting.step_gradient)
+    found: dict[str, GradientSource] = {}
+    if own != ("sample", "frozen"):
+        found["frozen"] = Backpropagation(dial.variant(scope="sample", step_gradient="frozen"))
+    if own != ("sample", "differentiated"):
+        found["alone"] = Backpropagation(dial.variant(scope="sample", step_gradient="differentiated"))
+    finer = dial.tolerance(0.01, scope="sample", step_gradient="frozen", end="clip")
+    found["finer"] = Guided(Backpropagation(finer), without_batch(subject, subject.classifier))
+    return found
+
+
+def _apgd(subject: Subject, loss: Literal["ce", "log-odds"]) -> APGD:
+    return APGD(steps=subject.effort.steps, loss=loss, batch_size=subject.batch, seed=subject.seed)
+
+
+def _sigma(subject: Subject) -> float:
+    """A quarter of the radius, per pixel: of an l2 radius spread over all pixels."""
+    eps = subject.threat.eps
+    return 0.25 * (eps if subject.threat.norm == "linf" else eps / subject.images[0].numel() ** 0.5)

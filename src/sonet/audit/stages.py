@@ -1,0 +1,169 @@
+"""The attacks of an audit, one after the other; who is plain, and who goes round the gradient."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sonet.attacks.attack import Attack, join_traces
+from sonet.attacks.gradients import GradientSource
+from sonet.attacks.result import predict
+from sonet.report.audit_record import Stage
+from sonet.types import Images, Proportion
+
+if TYPE_CHECKING:
+    from sonet.audit.subject import Subject
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attack's result on all images of the subject: (N,) bool who was tried, who fooled; the images it made.
+
+    zero: (N,) bool, whose gradient was exactly 0 at some step. loss: (T, tried), NaN after a sample stopped. last: the
+    last iterates, where they were kept.
+    """
+
+    stage: Stage
+    tried: Tensor
+    fooled: Tensor
+    adversarial: Images
+    zero: Tensor
+    loss: Tensor
+    last: Images | None = None
+
+
+class Stages:
+    """The books of the attacks. `standing`: right without attack and not fooled by any attempt so far.
+
+    Judged are always all images together, in batches as deployed: those that were not attacked as they stand now. So
+    the figure of a model whose batch-mates matter is that of one definite set of images.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self.attempts: list[Attempt] = []
+        self.standing = subject.right.clone()
+        self.worst = subject.images.clone()
+        self.fell_to: dict[int, str] = {}
+        self._lucky = torch.zeros_like(self.standing)
+
+    def run(
+        self, name: str, attack: Attack, source: GradientSource, gradient: str, *, plain: bool = False,
+        together: bool = False, keep_last: bool = False,
+    ) -> Attempt:  # fmt: skip
+        """Attack those who stand, or with `together` all images in their own batches, as a shared gradient asks."""
+        subject, start, before = self._subject, time.perf_counter(), self._subject.passes
+        tried = torch.ones_like(self.standing) if together else self.standing.clone()
+        if together and attack.stop_when_fooled:
+            # An image that leaves would change what its batch-mates see.
+            attack = attack.model_copy(update={"stop_when_fooled": False})
+        whose = tried.nonzero().squeeze(1)
+        crafted, zero, traces = subject.images.clone(), torch.zeros_like(tried), []
+        last, final = subject.images.clone(), (attack.checkpoint_steps,) if keep_last else ()
+        for some in whose.split(attack.batch_size) if len(whose) else ():  # type: ignore[no-untyped-call]
+            images = subject.images[some].contiguous()
+            made = attack.craft(source, images, subject.labels[some], subject.threat, final, None)
+            crafted[some], zero[some] = made.images.detach().to(crafted), made.zero_gradients
+            traces.append(made.loss)
+            for images in made.checkpoints.values():
+                last[some] = images.detach().to(last)
+        return self.note(
+            name,
+            gradient,
+            crafted,
+            tried,
+            plain=plain,
+            zero=zero,
+            loss=join_traces(traces) if traces else torch.empty(0, 0),
+            seconds=time.perf_counter() - start,
+            passes=subject.passes - before,
+            last=last if keep_last else None,
+        )
+
+    def note(
+        self,
+        name: str,
+        gradient: str,
+        crafted: Images,
+        tried: Tensor,
+        *,
+        plain: bool = False,
+        zero: Tensor | None = None,
+        loss: Tensor | None = None,
+        last: Images | None = None,
+        seconds: float = 0.0,
+        passes: int = 0,
+    ) -> Attempt:
+        """Judge what an attack made of the images `tried`, (N,) bool, and write it down."""
+        subject = self._subject
+        subject.threat.check(crafted, subject.images)
+        placed = torch.where(tried.view(-1, 1, 1, 1), crafted, self.worst)
+        fooled = self.judge(placed) & tried & subject.right
+        if subject.random and not plain:
+            self._give_plain_another_chance()
+        fell = fooled & self.standing
+        self.worst = torch.where(fell.view(-1, 1, 1, 1), crafted, self.worst)
+        self.standing = self.standing & ~fell
+        self.fell_to |= dict.fromkeys(fell.nonzero().squeeze(1).tolist(), name)
+        stage = Stage(
+            name=name,
+            gradient=gradient,
+            plain=plain,
+            tried=int((tried & subject.right).sum()),
+            fell=int(fell.sum()),
+            standing=int(self.standing.sum()),
+            seconds=seconds,
+            passes=passes,
+        )
+        zero = torch.zeros_like(tried) if zero is None else zero
+        loss = torch.empty(0, 0) if loss is None else loss
+        self.attempts.append(Attempt(stage, tried, fooled, placed, zero, loss, last))
+        return self.attempts[-1]
+
+    def judge(self, images: Images) -> Tensor:
+        """(N,) bool, whose prediction is not the label, all images together."""
+        return predict(self._subject.deployed, images, self._subject.batch) != self._subject.labels
+
+    def _give_plain_another_chance(self) -> None:
+        """Of a random model an image may fall by luck, the sooner the more often it is judged.
+
+        So the plain attacks' images are judged again whenever another attack's are: both have as many chances.
+        """
+        for attempt in self.attempts:
+            if attempt.stage.plain:
+                self._lucky |= self.judge(attempt.adversarial) & self._subject.right
+
+    @property
+    def plain_standing(self) -> Tensor:
+        """(N,) bool: who stands under the plain attacks alone."""
+        standing = self._subject.right & ~self._lucky
+        for attempt in self.attempts:
+            if attempt.stage.plain:
+                standing &= ~attempt.fooled
+        return standing
+
+    @property
+    def plain(self) -> Proportion:
+        return Proportion(int(self.plain_standing.sum()), len(self.standing))
+
+    @property
+    def left(self) -> Proportion:
+        """Accuracy left by all attempts."""
+        return Proportion(int(self.standing.sum()), len(self.standing))
+
+    @property
+    def overestimate(self) -> Proportion:
+        """Share of the images that plain attacks left standing and others felled."""
+        return Proportion(int((self.plain_standing & ~self.standing).sum()), len(self.standing))
+
+    def fell_by(self, names: set[str]) -> int:
+        """Images that fell first to one of the attempts `names`."""
+        return sum(name in names for name in self.fell_to.values())
+
+    def named(self, name: str) -> Attempt | None:
+        """The attempt called `name`, if it was made."""
+        return next((attempt for attempt in self.attempts if attempt.stage.name == name), None)

@@ -1,0 +1,99 @@
+"""From findings to a verdict: masked, no masking found, or inconclusive; with the evidence that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sonet.audit.overestimate import OVERESTIMATE
+from sonet.audit.subject import Subject
+from sonet.report.audit_record import Bar, Finding, Verdict
+
+DOUBTS = {
+    "zero-gradients": "some images have no gradient, so that attacks on it say nothing about them",
+    "randomness": "the model's answer changes from call to call",
+    "batch-composition": "answers depend on batch-mates, so accuracy belongs to a batch and not to images",
+    "larger-radius": "images stand even with the whole box to move in, so the attack does not work",
+    "finite-differences": "the gradient is not the slope of the loss on the scale of the attack",
+}
+"""Findings that leave it open whether attacks would have succeeded, where images stand; and what is open."""
+STANDING = 0.05
+"""Share of images that must stand for a doubt to matter: of those that fell nothing is open."""
+FEW_FLIPS = 0.05
+"""Share of predictions that may change with randomness or batch-mates before the figure itself is in doubt."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict, why, and the names of the findings it rests on, at most three."""
+
+    verdict: Verdict
+    summary: str
+    decisive: tuple[str, ...]
+
+
+def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: str, unfinished: bool) -> Judgement:
+    """Masked where plain attacks overestimate beyond doubt; else inconclusive where a doubt is left; else neither.
+
+    "No masking found" is no proof of anything (Popovic et al. 2022), and its summary says so.
+    """
+    by_name = {finding.name: finding for finding in findings}
+    over = by_name["overestimate"]
+    stages = subject.stages
+    low, high = stages.left.interval
+    standing = f"at most {stages.left.value:.1%} [{low:.1%}, {high:.1%}] of {stages.left.n} images at {subject.threat}"
+    if over.raised:
+        carriers = _carriers(by_name)
+        return Judgement(
+            "masked",
+            f"Plain attacks on the model's own gradient leave {stages.plain.value:.1%} of {stages.plain.n} images "
+            "right; "
+            f"with all attacks of this audit it is {standing}. The difference is a gradient that does not lead to "
+            "where "
+            f"the model fails, not a model that holds.{' ' + cause if cause else ''}",
+            ("overestimate", *carriers[:2]),
+        )
+    doubts = [name for name in DOUBTS if _doubtful(by_name.get(name), stages.left.value)]
+    reasons = [DOUBTS[name] for name in doubts]
+    if stages.overestimate.value > OVERESTIMATE:
+        doubts.insert(0, "overestimate")
+        reasons.insert(
+            0,
+            f"plain attacks leave {stages.overestimate.value:.1%} of the images more than all together, on "
+            f"{stages.left.n} images too few to tell from chance",
+        )
+    if unfinished:
+        reasons.append("the time given did not suffice for all attacks")
+    if not bool(subject.right.any()):
+        reasons.append("the model gets no image right by itself")
+    if reasons:
+        return Judgement(
+            "inconclusive",
+            f"The accuracy left is {standing}, but it is open whether the rest stands or was only missed: "
+            + "; ".join(reasons)
+            + ".",
+            tuple((doubts or ["overestimate"])[:3]),
+        )
+    return Judgement(
+        "no masking found",
+        f"Plain attacks leave {stages.plain.value:.1%} of {stages.plain.n} images right, all attacks of this audit "
+        f"{standing}: attacks that use no gradient, or another one, found next to nothing that the model's own "
+        "gradient "
+        "does not find. That is an upper bound and no proof: a stronger attack may still exist (Popovic et al. 2022).",
+        ("overestimate", "gradient-free", "other-gradients"),
+    )
+
+
+def _doubtful(finding: Finding | None, left: float) -> bool:
+    if finding is None or not finding.raised or left <= STANDING:
+        return False
+    if finding.name in ("randomness", "batch-composition"):
+        return finding.value is not None and finding.value > FEW_FLIPS
+    return True
+
+
+def _carriers(by_name: dict[str, Finding]) -> list[str]:
+    """Of the findings that say which attacks felled the images, those raised, the largest first."""
+    names = ("other-gradients", "other-loss", "gradient-free", "random-noise", "backbone-transfer")
+    there = [by_name[name] for name in names if name in by_name]
+    found = sorted((f for f in there if f.value), key=lambda f: f.value or 0.0, reverse=True)
+    return [finding.name for finding in found]

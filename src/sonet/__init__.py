@@ -8,6 +8,7 @@
     sonet.fit(model, data.train)
     result = PGD(steps=20).run(model, data.test.images, data.test.labels, Linf(0.2))
     print(result.accuracy)
+    print(sonet.audit(model, data, Linf(0.2)))
 
 `import sonet` is quick: torch is imported when the first of these names is used.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sonet.audit.run import audit
     from sonet.data import load
     from sonet.models import build, swap_solver
     from sonet.solvers import Adaptive, Fixed, integrate, paper
@@ -28,6 +30,7 @@ __all__ = [
     "Adaptive",
     "Fixed",
     "__version__",
+    "audit",
     "build",
     "fit",
     "integrate",
@@ -53,6 +56,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    if name == "audit":
+        return import_module("sonet.audit")  # a package that can be called
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'sonet' has no attribute {name!r}")

@@ -90,7 +90,7 @@ def audit(
     started = time.perf_counter()
     size = EFFORTS[effort] if isinstance(effort, str) else effort
     images, labels = _taken(data, size.images)
-    require(preflight(model, images, labels, batch=batch), name or "the model")
+    ready = require(preflight(model, images, labels, batch=batch), name or "the model")
     subject = Subject(model, images.contiguous(), labels, threat, size, seed, batch, backbone)
     classes = list(classes) or (list(data.classes) if isinstance(data, Dataset) else [])
     progress = _Progress(subject, started, budget, tell)
@@ -111,11 +111,18 @@ def audit(
         verdict=judged.verdict,
         summary=judged.summary,
         decisive=list(judged.decisive),
-        next_command=_next(judged.verdict, again, size),
+        next_command=_next(again, size),
         threat=str(threat),
         model=title,
         data=_described(data),
-        settings={"effort": size.model_dump(), "batch": batch, "budget": budget, "seed": seed} | (about or {}),
+        settings={
+            "effort": size.model_dump(),
+            "batch": batch,
+            "budget": budget,
+            "seed": seed,
+            "before": list(ready.notes),
+        }
+        | (about or {}),
         command=command,
         environment=Environment.here(),
         natural=Count.of(subject.natural),
@@ -183,8 +190,7 @@ def _described(data: Dataset | Split | tuple[Images, Labels]) -> dict[str, Any]:
     return {"name": "tensors", "shape": list(images.shape)}
 
 
-def _next(verdict: str, again: str, size: Effort) -> str:
-    """What to type next: after a quick look a thorough one; a masked model under its own strongest attacks."""
-    if verdict == "masked":
-        return f"{again} --thorough" if size.level != "thorough" else "sonet list gradients"
-    return f"{again} --{'normal' if size.level == 'quick' else 'thorough'}"
+def _next(again: str, size: Effort) -> str:
+    """What to type next: more of the same until it is thorough; then another seed."""
+    larger = {"quick": "", "normal": " --thorough", "thorough": " --thorough --seed 1"}
+    return again + larger[size.level]

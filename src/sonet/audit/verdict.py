@@ -78,7 +78,7 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         f"Plain attacks leave {stages.plain.value:.1%} of {stages.plain.n} images right, all attacks of this audit "
         f"{standing}: attacks that use no gradient, or another one, found next to nothing that the model's own "
         "gradient "
-        "does not find. That is an upper bound and no proof: a stronger attack may still exist (Popovic et al. 2022).",
+        "does not find. That is an upper bound and no proof (Popovic et al. 2022).",
         ("overestimate", "gradient-free", "other-gradients"),
     )
 

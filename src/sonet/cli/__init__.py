@@ -1,6 +1,7 @@
 """The command `sonet`: parse, call, print, exit code. Heavy imports wait inside the commands, so that help is quick.
 
-Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted.
+Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted. `audit` has 3 masked and
+4 inconclusive besides.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from sonet import __version__
 from sonet.cli.attack import attack
+from sonet.cli.audit import audit
 from sonet.cli.listing import listing
 from sonet.cli.reproduce import report, reproduce
 from sonet.cli.selftest import selftest
@@ -31,6 +33,7 @@ app = typer.Typer(
 app.command()(reproduce)
 app.command()(train)
 app.command()(attack)
+app.command()(audit)
 app.command()(verify)
 app.command()(selftest)
 app.command("list")(listing)
@@ -71,6 +74,8 @@ def _exit_code(error: Exception) -> int | None:
     from pydantic import ValidationError
 
     from sonet.attacks import AttackError, ThreatError
+    from sonet.audit import CannotAudit
+    from sonet.cli.own_code import TargetError
     from sonet.data import DataError
     from sonet.experiments import PlanError
     from sonet.models import ConfigError
@@ -87,7 +92,9 @@ def _exit_code(error: Exception) -> int | None:
         | PlanError
         | ConfigError
         | RecordError
-        | CheckpointError,
+        | CheckpointError
+        | TargetError
+        | CannotAudit,
     ):
         return 2
     if isinstance(error, SolveError | TrainingError | OSError):

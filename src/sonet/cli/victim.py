@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +58,9 @@ class Victim:
 
 def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int | None, device: str) -> Victim:
     """The network in `run`, and the first `images` test images of its own data, or of `data`."""
-    import torch
-
     from sonet.attacks import AttackError
     from sonet.cli.fits import check_fits
-    from sonet.data import DATASETS, Split, load
+    from sonet.data import DATASETS, load
     from sonet.training import load_checkpoint, restore
 
     checkpoint = load_checkpoint(run)
@@ -72,17 +70,28 @@ def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int 
     if source is None:
         raise AttackError(f"{run} does not say what data it was trained on; name some with --data.")
     dataset = load(source, data_dir=where)
-    test = dataset.test if images is None else dataset.test.take(images)
-    check_fits(model, test.images, source)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise AttackError("--device cuda: this machine has no CUDA device that torch can use; take cpu.")
-    if device != "cpu":
-        model.to(device)
-        test = Split(test.images.to(device), test.labels.to(device))
+    check_fits(model, dataset.test.images[:1], source)
+    dataset, device = on_device(dataset, images, device)
+    model.to(device)
     given = {
         "load": data if data is None or data in DATASETS else str(Path(data).resolve()),
         "data_dir": None if data_dir is None else str(data_dir.resolve()),
     }
-    return Victim(run, checkpoint, model, dataset, test, device, given)
+    return Victim(run, checkpoint, model, dataset, dataset.test, device, given)
+
+
+def on_device(dataset: Dataset, images: int | None, device: str) -> tuple[Dataset, str]:
+    """The dataset with its first `images` test images alone, on the device; and the device that "auto" stands for."""
+    import torch
+
+    from sonet.attacks import AttackError
+    from sonet.data import Split
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise AttackError("--device cuda: this machine has no CUDA device that torch can use; take cpu.")
+    test = dataset.test if images is None else dataset.test.take(images)
+    if device != "cpu":
+        test = Split(test.images.to(device), test.labels.to(device))
+    return replace(dataset, test=test), device

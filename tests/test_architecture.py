@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
     "evaluation": {"types", "errors", "solvers", "data", "attacks", "blocks", "models", "report"},
-    "audit": {"types", "errors", "solvers", "blocks", "models", "data", "attacks", "report"},
+    "audit": {"types", "errors", "solvers", "blocks", "models", "data", "training", "attacks", "report"},
 }
 ROOMS["experiments"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)

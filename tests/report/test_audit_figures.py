@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sonet.report import Bar, Ladder, Line, Surface
-from sonet.report.audit_figures import CARRIES, ON_COLOUR, axis_format, cause_rows, causes, ladder, matrix
+from sonet.report.audit_figures import (
+    CARRIES,
+    MANY,
+    MEDIAN,
+    ON_COLOUR,
+    axis_format,
+    cause_rows,
+    causes,
+    ladder,
+    ladder_rows,
+    matrix,
+)
 from sonet.report.audit_surface import spoken, surface
 from sonet.report.palette import themed
 
@@ -95,13 +106,27 @@ def test_a_ladder_with_zero_has_no_logarithmic_axis() -> None:
     assert "domain" not in encoding["y"]["scale"]
 
 
-def test_no_two_of_twelve_curves_look_the_same() -> None:
-    many = Ladder(
-        name="a", title="a", x_title="x", y_title="y", x=[1, 2], lines=[Line(name=f"{i}", y=[0, i]) for i in range(12)]
-    )
-    encoding = ladder(many).to_dict()["layer"][0]["encoding"]
+def _many(lines: int) -> Ladder:
+    curves = [Line(name=f"image {i}", y=[0, None if i else 1.0, i]) for i in range(lines)]
+    return Ladder(name="a", title="a", x_title="x", y_title="y", x=[1, 2, 3], lines=curves)
+
+
+def test_no_two_of_few_curves_look_the_same() -> None:
+    encoding = ladder(_many(MANY)).to_dict()["layer"][0]["encoding"]
     dashes = map(tuple, encoding["strokeDash"]["scale"]["range"])
-    assert len(set(zip(encoding["color"]["scale"]["range"], dashes, strict=True))) == 12
+    assert len(set(zip(encoding["color"]["scale"]["range"], dashes, strict=True))) == MANY
+    assert encoding["color"]["scale"]["domain"] == [f"image {i}" for i in range(MANY)]
+
+
+def test_many_curves_look_alike_and_have_a_median() -> None:
+    found = _many(MANY + 1)
+    rows = ladder_rows(found)
+    middle = [row["y"] for row in rows if row["look"] == MEDIAN]
+    assert middle == [0, 1.0, 3]
+    assert {row["line"] for row in rows} == {line.name for line in found.lines} | {MEDIAN}
+    encoding = ladder(found).to_dict()["layer"][0]["encoding"]
+    assert encoding["color"]["scale"]["domain"] == ["each of 7", MEDIAN]
+    assert encoding["detail"]["field"] == "line"  # alike, but not one line
 
 
 @pytest.mark.parametrize(
@@ -148,6 +173,7 @@ def test_every_chart_is_drawn_without_a_browser() -> None:
         causes(AUDIT.causes, 300),
         matrix(AUDIT.matrix, 300),
         ladder(AUDIT.ladders[0], 300),
+        ladder(_many(9), 300),
         surface(AUDIT.surface, 300),
         surface(SMALL.model_copy(update={"attack": [0], "loss": [[1.0, 1.0]], "wrong": [[False, False]]}), 300),
     ):

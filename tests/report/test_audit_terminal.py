@@ -52,6 +52,8 @@ def test_raised_findings_have_a_line_each_the_heaviest_first() -> None:
 def test_passing_is_said_to_be_no_proof() -> None:
     told = {verdict: " ".join(audit_plain(minimal_audit(verdict=verdict)).split()) for verdict in WORDS}
     assert [word for word in told if NO_PROOF in told[word]] == ["no masking found"]
+    own_words = minimal_audit(verdict="no masking found", summary="No proof (Popovic et al. 2022).")
+    assert audit_plain(own_words).count("Popovic") == 1
     assert {verdict: text.split(".")[0] for verdict, text in told.items()} == WORDS
 
 

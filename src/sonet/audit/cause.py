@@ -106,6 +106,9 @@ def _changes(subject: Subject, plain: PGD) -> Iterator[Change]:
     if subject.probabilities:
         logs = LogOfProbabilities(subject.classifier)
         yield other("output", "logarithm of the probabilities", Backpropagation(logs))
+        if subject.in_float64 is not None:
+            exact = LogOfProbabilities(subject.in_float64)
+            yield other("output and precision", "logarithm in float64", Backpropagation(exact))
     if subject.in_float64 is not None and any(bool(attempt.zero.any()) for attempt in subject.stages.attempts):
         yield other("precision", "float64", Backpropagation(subject.in_float64))
     if subject.dial is None:

@@ -23,6 +23,7 @@ class Effort(BaseModel):
     steps: PositiveInt = Field(description="steps of each gradient attack")
     targets: PositiveInt = Field(description="wrong classes that the targeted attack aims at")
     queries: PositiveInt = Field(description="of the search without gradients")
+    estimates: PositiveInt = Field(description="steps along gradients estimated from 32 pairs of answers each")
     calls: PositiveInt = Field(description="calls averaged where the model is random")
     probes: PositiveInt = Field(description="images of checks that need many passes an image")
     subset: PositiveInt = Field(description="images of the cause analysis and the transfer matrix")
@@ -31,12 +32,39 @@ class Effort(BaseModel):
 
 EFFORTS: dict[Level, Effort] = {
     "quick": Effort(
-        level="quick", images=64, steps=50, targets=3, queries=1000, calls=8, probes=8, subset=32, restarts=2
+        level="quick",
+        images=64,
+        steps=50,
+        targets=3,
+        queries=1000,
+        estimates=15,
+        calls=8,
+        probes=8,
+        subset=32,
+        restarts=2,
     ),
     "normal": Effort(
-        level="normal", images=256, steps=100, targets=9, queries=3000, calls=16, probes=16, subset=64, restarts=5
+        level="normal",
+        images=256,
+        steps=100,
+        targets=9,
+        queries=3000,
+        estimates=30,
+        calls=16,
+        probes=16,
+        subset=64,
+        restarts=5,
     ),
     "thorough": Effort(
-        level="thorough", images=1000, steps=100, targets=9, queries=5000, calls=32, probes=32, subset=128, restarts=10
+        level="thorough",
+        images=1000,
+        steps=100,
+        targets=9,
+        queries=5000,
+        estimates=60,
+        calls=32,
+        probes=32,
+        subset=128,
+        restarts=10,
     ),
 }

@@ -34,12 +34,19 @@ def own_gradient_share(
         )
     leaf = images.detach().clone().requires_grad_(True)
     losses = loss(classifier(leaf), labels)
-    (whole,) = torch.autograd.grad(losses.sum(), leaf, retain_graph=True)
+    if not losses.requires_grad:  # the graph is cut: no gradient, neither own nor others'
+        return torch.ones_like(losses)
+    whole = _gradient(losses.sum(), leaf, keep=True)
     own = torch.empty_like(whole)
     for member in range(stride):
         chosen = torch.arange(member, count, stride, device=images.device)
-        (gradient,) = torch.autograd.grad(losses[chosen].sum(), leaf, retain_graph=member + 1 < stride)
-        own[chosen] = gradient[chosen]
+        own[chosen] = _gradient(losses[chosen].sum(), leaf, keep=member + 1 < stride)[chosen]
     mine, mates = own.flatten(1).norm(dim=1), (whole - own).flatten(1).norm(dim=1)
     total = mine + mates
     return torch.where(total == 0, 1.0, mine / torch.where(total == 0, 1.0, total))
+
+
+def _gradient(loss: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
+    """0 where the graph does not lead to `leaf`."""
+    (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient

@@ -1,42 +1,62 @@
 """Models with a known fault: what an attack or an audit must say of each is in its docstring.
 
-Each wraps another model, often a `Linear`, whose answers it keeps or spoils in one way.
+Each wraps another model, often a `Linear`, whose answers it keeps or spoils in one way. Those of `sonet.audit.masks`
+wrap trained networks, for an audit; `MASKS` has these by name.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sonet.audit.linear import SHAPE, Linear, Scene, first_crossing
+from sonet.audit.masks import (
+    LEVELS,
+    MASK_EPS,
+    BatchMates,
+    JPEGStep,
+    RandomPhase,
+    SaturatedLogits,
+    Shattering,
+    SureSoftmax,
+    WrongBackward,
+)
+from sonet.audit.networks import KWinners, TakeWinners, plain
+from sonet.audit.wrapper import Wrapper
 from sonet.types import Classifier, Images, Logits
 
 __all__ = [
+    "MASKS",
+    "MASK_EPS",
     "SHAPE",
+    "BatchMates",
     "Coupled",
     "Detached",
+    "JPEGStep",
+    "KWinners",
     "LeftInTraining",
     "Linear",
     "NaNNear",
     "Noisy",
     "Quantised",
+    "RandomPhase",
+    "SaturatedLogits",
     "Scaled",
     "Scene",
+    "Shattering",
     "Shifted",
     "Softmax",
+    "SureSoftmax",
+    "TakeWinners",
     "Wrapper",
+    "WrongBackward",
     "first_crossing",
     "mirrored",
+    "plain",
 ]
-
-
-class Wrapper(nn.Module):
-    """A model around another, itself in eval mode; the other keeps its mode. `model` need not be a module."""
-
-    def __init__(self, model: Classifier) -> None:
-        super().__init__()
-        self.model = model
-        self.training = False
 
 
 class Shifted(Wrapper):
@@ -174,3 +194,17 @@ def mirrored(model: Linear, n: int, seed: int) -> Images:
     each = [(classes == kind).nonzero().squeeze(1)[: n // 2] for kind in (0, 1)]
     index = torch.stack(each, 1).flatten()[: n // 2]
     return torch.cat((bright[index], 1 - bright[index]))
+
+
+MASKS: dict[str, Callable[[Classifier], nn.Module]] = {
+    "rounded pixels": partial(Quantised, levels=LEVELS),
+    "cut gradient": Detached,
+    "random phase": RandomPhase,
+    "batch-mates": BatchMates,
+    "saturated logits": SaturatedLogits,
+    "sure softmax": SureSoftmax,
+    "jpeg": JPEGStep,
+    "shattered": Shattering,
+    "wrong backward": WrongBackward,
+}
+"""Around a trained `plain`, with settings that mask at `MASK_EPS`. The tenth, `KWinners`, is a network of its own."""

@@ -15,6 +15,7 @@ from sonet.audit.effort import EFFORTS, Effort, Level
 from sonet.audit.preflight import preflight, require
 from sonet.audit.scenery import outcomes, pictures, surface
 from sonet.audit.siege import besiege
+from sonet.audit.sources import Cut
 from sonet.audit.subject import BATCH, Subject
 from sonet.audit.verdict import judge
 from sonet.data import Dataset, Split
@@ -91,7 +92,7 @@ def audit(
     size = EFFORTS[effort] if isinstance(effort, str) else effort
     images, labels = _taken(data, size.images)
     ready = require(preflight(model, images, labels, batch=batch), name or "the model")
-    subject = Subject(model, images.contiguous(), labels, threat, size, seed, batch, backbone)
+    subject = Subject(model if ready.gradient else Cut(model), images.contiguous(), labels, threat, size, seed, batch, backbone)
     classes = list(classes) or (list(data.classes) if isinstance(data, Dataset) else [])
     progress = _Progress(subject, started, budget, tell)
 

@@ -57,9 +57,8 @@ def besiege(subject: Subject, tell: Tell) -> None:
         attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
     seen = without_batch(subject, subject.shown)
     attempt("square", Square(queries=effort.queries, batch_size=subject.batch, seed=subject.seed), seen, "none")
-    if effort.level != "quick":
-        spsa = SPSA(batch_size=subject.batch, seed=subject.seed, stop_when_fooled=True)
-        attempt("spsa", spsa, seen, "none")
+    spsa = SPSA(steps=effort.estimates, samples=32, batch_size=subject.batch, seed=subject.seed, stop_when_fooled=True)
+    attempt("spsa", spsa, seen, "none")
 
 
 def plain_pgd(subject: Subject, **changes: Any) -> PGD:

@@ -51,6 +51,17 @@ class LogOfProbabilities:
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
+class Cut:
+    """A classifier that is never asked for a gradient: of one that would raise an error, numpy inside for example."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+
+    def __call__(self, images: Images, /) -> Logits:
+        with torch.no_grad():
+            return self._classifier(images.detach())
+
+
 class Doubled:
     """A copy of a module in float64, images and logits converted: more room before exponentials vanish.
 

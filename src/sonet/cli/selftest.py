@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sonet.cli.calibration import calibration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,13 +26,23 @@ def selftest(
         list[str] | None, typer.Option("--attack", help="This attack only; may be given again (default: all).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer cases and images, in some ten seconds.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the planted models and images.")] = 0,
+    audit: Annotated[bool, typer.Option("--audit", help="Try the audit instead, on networks of known answer.")] = False,
+    cases: Annotated[
+        list[str] | None, typer.Option("--case", help="With --audit: this network only; may be given again.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="With --audit: networks and images of so many seeds.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="With --audit: folder where verdicts are kept, and gone on from.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the planted models and images; the first of --seeds.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the proofs as JSON.")] = False,
 ) -> None:
-    """Try every attack on models whose right answer is known; exit code 1 if one fails.
+    """Try every attack, or the audit, on models whose right answer is known; exit code 1 if one fails.
 
     Example: sonet selftest --quick
     """
+    if audit:
+        raise typer.Exit(calibration(cases, range(seed, seed + seeds), out, as_json))
     from sonet.audit.selftest import ready
     from sonet.audit.selftest import selftest as run
     from sonet.cli.progress import bar

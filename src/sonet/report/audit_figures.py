@@ -7,6 +7,7 @@ layer named `ON_COLOUR`, so that the style sheet, which recolours all other text
 from __future__ import annotations
 
 import textwrap
+from statistics import median
 from typing import Any
 
 import altair as alt
@@ -30,6 +31,9 @@ _LABEL = 44
 """Letters of a bar's label in one line: as many as a phone shows beside the number."""
 _LETTERS = 15
 """Height of a line of text, in pixels."""
+MANY = 6
+"""Curves of a ladder beyond which a key of each would be longer than the chart."""
+MEDIAN = "median"
 _PALE, _DEEP = "#eaf1f8", "#134a80"
 _DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [12, 4], [4, 4])
 
@@ -125,7 +129,7 @@ def matrix(found: Matrix, width: int | str = WIDTH) -> alt.LayerChart:
         x=alt.X(
             "judged:N",
             sort=None,
-            axis=alt.Axis(orient="top", title="judged with", labelAngle=-35, labelLimit=130),
+            axis=alt.Axis(orient="top", title="judged with", labelAngle=-50, labelLimit=130),
         ),
         y=alt.Y("crafted:N", sort=None, axis=alt.Axis(title=None, labelExpr=broken, labelLimit=130)),
         tooltip=tip,
@@ -145,14 +149,16 @@ def matrix(found: Matrix, width: int | str = WIDTH) -> alt.LayerChart:
     return alt.layer(cell, number).properties(
         width=width,
         height=40 * len(found.crafted),
+        padding={"left": 2, "top": 2, "bottom": 2, "right": 48},  # the last column's slanted label leans out
         description=f"Accuracy left by images crafted through one network and judged with another. {spoken}",
     )
 
 
 def ladder(found: Ladder, width: int | str = WIDTH) -> alt.LayerChart:
-    """The ladder's curves; a gap is where nothing could be measured."""
-    names = [line.name for line in found.lines]
-    rows = [{"line": line.name, "x": x, "y": y} for line in found.lines for x, y in zip(found.x, line.y, strict=True)]
+    """The ladder's curves; a gap is where nothing could be measured. Many curves are drawn alike, with their median."""
+    rows = ladder_rows(found)
+    names = list(dict.fromkeys(row["look"] for row in rows))
+    many = len(found.lines) > MANY
     logarithmic = found.log_x and min(found.x, default=0.0) > 0
     heights = [y for line in found.lines for y in line.y if y is not None]
     share = all(0 <= y <= 1 for y in heights)
@@ -161,8 +167,8 @@ def ladder(found: Ladder, width: int | str = WIDTH) -> alt.LayerChart:
     if few:
         axis.values = few
     palette = list(COLOURS.values())
-    colours = [palette[(3 - i) % len(palette)] for i in range(len(names))]
-    dashes = [_DASHES[(i + i // len(palette)) % len(_DASHES)] for i in range(len(names))]
+    colours = ["#808791", "#d55e00"] if many else [palette[(3 - i) % len(palette)] for i in range(len(names))]
+    dashes = [[1, 0]] * 2 if many else [_DASHES[(i + i // len(palette)) % len(_DASHES)] for i in range(len(names))]
     legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", symbolSize=400, symbolOpacity=1, title=None)
     tip = [
         alt.Tooltip("line:N", title="curve"),
@@ -182,14 +188,32 @@ def ladder(found: Ladder, width: int | str = WIDTH) -> alt.LayerChart:
             axis=alt.Axis(tickCount=5, format=".3~g"),
             scale=alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False),
         ),
-        color=alt.Color("line:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+        color=alt.Color("look:N", scale=alt.Scale(domain=names, range=colours), legend=legend),
+        detail="line:N",
     )
-    drawn = base.mark_line(strokeWidth=2).encode(
-        strokeDash=alt.StrokeDash("line:N", scale=alt.Scale(domain=names, range=dashes), legend=legend)
+    drawn = base.mark_line().encode(
+        strokeDash=alt.StrokeDash("look:N", scale=alt.Scale(domain=names, range=dashes), legend=legend),
+        strokeWidth=alt.condition(f"datum.look == '{MEDIAN}'", alt.value(3.5), alt.value(1 if many else 2)),
     )
-    dots = base.mark_point(filled=True, size=45, opacity=1).encode(tooltip=tip)
-    spoken = f"{found.title}: {found.y_title} against {found.x_title}, {len(names)} curves."
+    dots = base.mark_point(filled=True, size=12 if many else 45, opacity=1).encode(tooltip=tip)
+    spoken = f"{found.title}: {found.y_title} against {found.x_title}, {len(found.lines)} curves."
     return alt.layer(drawn, dots).properties(width=width, height=230, description=spoken)
+
+
+def ladder_rows(found: Ladder) -> list[dict[str, Any]]:
+    """A row for each point; `look` is the entry of the key: the line's name, or what it is one of."""
+    many = len(found.lines) > MANY
+    look = f"each of {len(found.lines)}"
+    rows = [
+        {"line": line.name, "look": look if many else line.name, "x": x, "y": y}
+        for line in found.lines
+        for x, y in zip(found.x, line.y, strict=True)
+    ]
+    if many:
+        for i, x in enumerate(found.x):
+            there = [y for line in found.lines if (y := line.y[i]) is not None]
+            rows.append({"line": MEDIAN, "look": MEDIAN, "x": x, "y": median(there) if there else None})
+    return rows
 
 
 def axis_format(x: list[float]) -> str:

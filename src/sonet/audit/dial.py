@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,13 +20,14 @@ from sonet.types import Classifier, Images, Logits
 class Dial(ABC):
     """Same weights, another solver: classifiers that differ from the model in one setting.
 
-    settings: of each solve of a forward pass, as deployed, in order. whose: who wrote the solver.
+    settings: of each solve of a forward pass, as deployed, in order. adjoint: whether the deployed gradient is that of
+    the adjoint. whose: who wrote the solver.
     """
 
     whose: str
 
-    def __init__(self, model: Classifier, settings: tuple[Fixed | Adaptive, ...]) -> None:
-        self._counted, self.settings = Counted(model), settings
+    def __init__(self, model: Classifier, settings: tuple[Fixed | Adaptive, ...], adjoint: bool = False) -> None:
+        self._counted, self.settings, self.adjoint = Counted(model), settings, adjoint
 
     @property
     def passes(self) -> int:
@@ -52,18 +53,26 @@ class Dial(ABC):
 
     def by_adjoint(self) -> Classifier:
         """The model, differentiated by the continuous adjoint."""
+        return self._differentiated(adjoint=True)
 
+    def by_steps(self) -> Classifier:
+        """The model, differentiated through the steps of its solver."""
+        return self._differentiated(adjoint=False)
+
+    def _differentiated(self, adjoint: bool) -> Classifier:
         def classifier(images: Images) -> Logits:
-            with self._adjoint():
+            with self._with_adjoint(adjoint):
                 return self._counted(images)
 
         return classifier
 
     def tolerance(self, factor: float, **changes: Any) -> Classifier:
-        """The model at `factor` times its tolerances."""
+        """The model at `factor` times its tolerances: those of the first solve, for all of them unless factor is 1."""
         first = self.setting
         if not isinstance(first, Adaptive):
             raise ValueError(f"tolerance: the solver takes fixed steps ({first.method}), it has no tolerance.")
+        if factor == 1.0:
+            return self.variant(**changes)
         return self.variant(rtol=first.rtol * factor, atol=first.atol * factor, **changes)
 
     @abstractmethod
@@ -78,7 +87,7 @@ class Dial(ABC):
     def _turned(self, solver: Fixed | Adaptive | None, **changes: Any) -> AbstractContextManager[Any]: ...
 
     @abstractmethod
-    def _adjoint(self) -> AbstractContextManager[Any]: ...
+    def _with_adjoint(self, on: bool) -> AbstractContextManager[Any]: ...
 
 
 class OwnDial(Dial):
@@ -93,8 +102,8 @@ class OwnDial(Dial):
     def _turned(self, solver: Fixed | Adaptive | None, **changes: Any) -> AbstractContextManager[Any]:
         return swap_solver(self._model, solver, **changes)
 
-    def _adjoint(self) -> AbstractContextManager[Any]:
-        return adjoint_gradients(self._model)
+    def _with_adjoint(self, on: bool) -> AbstractContextManager[Any]:
+        return adjoint_gradients(self._model) if on else nullcontext()
 
     def evaluations(self, images: Images) -> Tensor:
         return torch.stack([solution.evaluations for solution in self._watched(images)]).sum(0).double()
@@ -117,8 +126,8 @@ class ForeignDial(Dial):
     def _turned(self, solver: Fixed | Adaptive | None, **changes: Any) -> AbstractContextManager[Any]:
         return steer_odeint(solver, **changes)
 
-    def _adjoint(self) -> AbstractContextManager[Any]:
-        return steer_odeint(None, adjoint=True)
+    def _with_adjoint(self, on: bool) -> AbstractContextManager[Any]:
+        return steer_odeint(None, adjoint=on)
 
     def evaluations(self, images: Images) -> Tensor:
         return self._each(images, lambda calls: float(sum(calls))).double()
@@ -150,4 +159,6 @@ def find_dial(model: Classifier, images: Images) -> Dial | None:
         return None
     settings = [call.solver for call in calls]
     steerable = tuple(setting for setting in settings if setting is not None)
-    return ForeignDial(model, steerable) if steerable and len(steerable) == len(settings) else None
+    if not steerable or len(steerable) < len(settings):
+        return None
+    return ForeignDial(model, steerable, adjoint=any(call.adjoint for call in calls))

@@ -40,7 +40,7 @@ EFFORTS: dict[Level, Effort] = {
         estimates=15,
         calls=8,
         probes=8,
-        subset=32,
+        subset=24,
         restarts=2,
     ),
     "normal": Effort(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sonet.attacks.result import predict
-from sonet.audit.check import Measured, check
+from sonet.audit.behaviour import MORE, NO_ATTACK, reference
+from sonet.audit.check import NO_IMAGE, Measured, check
 from sonet.audit.subject import Subject
 from sonet.types import Images, Proportion
 
@@ -26,20 +27,22 @@ SQUARE_GAIN = 0.002
     remedy="Keep the iterate that fools (keep=best, the default here).",
     source="Pintor et al. 2022, indicator 3 (silent success)",
     unit="of the images",
-    threshold=0.05,
+    threshold=MORE,
 )
 def silent_success(subject: Subject) -> Measured:
-    reference = subject.stages.attempts[0]
-    if reference.last is None:
+    made = reference(subject)
+    if made is None:
+        return Measured.silent(NO_ATTACK)
+    if made.last is None:
         return Measured.silent("The last iterates were not kept.")
-    best = reference.fooled
-    last = (predict(subject.deployed, reference.last, subject.batch) != subject.labels) & subject.right
+    best = made.fooled
+    last = (predict(subject.deployed, made.last, subject.batch) != subject.labels) & subject.right
     lost = Proportion(int((best & ~last).sum()), len(best))
     return Measured.share(
         f"PGD fooled the model on {int(best.sum())} of {lost.n} images, with its last iterate on {int(last.sum())}; "
         f"{lost.count} successes are lost that way.",
         lost,
-        lost.interval[0] > 0.05,
+        lost.interval[0] > MORE,
     )
 
 
@@ -53,11 +56,10 @@ def silent_success(subject: Subject) -> Measured:
     remedy="Judge each step on the deployed model (Guided gradients), or craft in the deployed batch.",
     source="Pintor et al. 2022, indicator 5 (transfer failure)",
     unit="of the images",
-    threshold=0.05,
+    threshold=MORE,
 )
 def transfer_failure(subject: Subject) -> Measured:
-    made = next((attempt for attempt in subject.stages.attempts if attempt.stage.name == "apgd-frozen"), None)
-    dial = subject.dial
+    made, dial = subject.stages.named("apgd-frozen"), subject.dial
     if made is None or dial is None:
         return Measured.silent("Attacks were made on the deployed model itself.")
     surrogate = dial.variant(scope="sample", step_gradient="frozen")
@@ -67,7 +69,7 @@ def transfer_failure(subject: Subject) -> Measured:
         f"With frozen steps of its own {int(there.sum())} images are fooled, as deployed {int(made.fooled.sum())}; "
         f"{lost.count} of {lost.n} do not transfer.",
         lost,
-        lost.interval[0] > 0.05,
+        lost.interval[0] > MORE,
     )
 
 
@@ -87,13 +89,15 @@ def transfer_failure(subject: Subject) -> Measured:
 )
 def autoattack_flags(subject: Subject) -> Measured:
     images, labels = subject.take(subject.batch)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     gradient, _ = subject.gradient(images, labels)
     stages = subject.stages
     square = stages.fell_by({"square"}) / len(stages.standing)
     conditions = {
         "randomised": subject.random,
         "probabilities": subject.probabilities,
-        "zero gradients": bool((gradient.flatten(1).norm(dim=1) == 0).any()),
+        "zero gradients": bool((gradient == 0).flatten(1).all(1).any()),
         "Square better than gradient attacks": square > SQUARE_GAIN,
         "gradients inside the forward pass": optimises(subject, images[:2]),
     }
@@ -107,12 +111,13 @@ def autoattack_flags(subject: Subject) -> Measured:
     "backbone-transfer",
     "attack",
     "Crafted on the undefended network",
-    raised_if="images crafted on the backbone fell more than 5 % of those that stood, with the lower end",
+    raised_if="images crafted on the backbone fell more than 5 % of the images beyond the attacks before, with the "
+    "lower end",
     means="A stranger's gradient does better than the defence's own: the defence hides its gradient and nothing else.",
     remedy="Add the transfer attack to your evaluation (--transfer-from).",
     source="Papernot et al. 2017; Athalye et al. 2018, section 3.1",
     unit="of the images",
-    threshold=0.05,
+    threshold=MORE,
 )
 def backbone_transfer(subject: Subject) -> Measured:
     if subject.backbone is None:
@@ -124,7 +129,7 @@ def backbone_transfer(subject: Subject) -> Measured:
     return Measured.share(
         f"Of {made.stage.tried} images that stood, those crafted on the backbone felled {fell.count}.",
         fell,
-        fell.interval[0] > 0.05,
+        fell.interval[0] > MORE,
     )
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sonet.attacks.noise import ImageNoise
-from sonet.audit.check import Measured, check
+from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.siege import REFERENCE
 from sonet.audit.solver import NO_SOLVER
 from sonet.audit.subject import Subject
 from sonet.types import Images
@@ -32,14 +33,17 @@ def evaluations_under_attack(subject: Subject) -> Measured:
     if dial is None:
         return Measured.silent(NO_SOLVER)
     images, _ = subject.take(subject.effort.probes)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     clean = dial.evaluations(images)
     places = subject.right.nonzero().squeeze(1)[: len(images)]
-    attacked = dial.evaluations(subject.stages.attempts[0].adversarial[places]) if subject.stages.attempts else clean
+    made = subject.stages.named(REFERENCE)
+    attacked = None if made is None else float(dial.evaluations(made.adversarial[places].contiguous()).mean())
+    words = "" if attacked is None else f"one of {REFERENCE} {attacked:.1f}, "
     _, worst = raise_evaluations(subject, images)
-    mean, plain, most = (float(part.mean()) for part in (clean, attacked, worst))
+    mean, most = float(clean.mean()), float(worst.mean())
     return Measured(
-        f"A clean image costs {mean:.1f} evaluations on average, one of {subject.stages.attempts[0].stage.name} "
-        f"{plain:.1f}, one made to cost {most:.1f}.",
+        f"A clean image costs {mean:.1f} evaluations on average, {words}one made to cost {most:.1f}.",
         most > 1.5 * mean,
         most / max(mean, 1e-12),
         n=len(images),

@@ -35,8 +35,8 @@ class KWinners(nn.Module):
     SPSA, whose probes are longer than the distance from jump to jump, tells, Square a little (Tramer et al. 2020,
     arXiv:2002.08347, broke the paper's).
 
-    In training every pixel moves by +-`shake`, clipped to [0, 1]. Without it any move of a few hundredths falls over a
-    jump to a wrong class, and so does plain PGD: a poor network, but no masked one.
+    In training every pixel moves by +-`shake`, clipped to [0, 1]. Without it PGD too falls over the jumps to a wrong
+    class, and leaves as little as of `plain`: a poor network, but no masked one.
 
         model = KWinners()
         sonet.fit(model, data.train, TrainConfig.model_validate({**KWinners.recipe, "device": "cpu"}))

@@ -43,6 +43,33 @@ def overestimate(subject: Subject) -> Measured:
 
 
 @check(
+    "pgd-overestimate",
+    "attack",
+    "Images that stand under PGD only",
+    bears="decisive",
+    raised_if="the share of images that PGD on the cross-entropy leaves standing and other attacks fell is above 5 "
+    "%, with "
+    "the lower end of its 95 % interval; it decides only together with a finding on the gradient itself",
+    means="PGD, the attack most often reported, says too much. Alone that may be PGD's own weakness; where the "
+    "gradient is "
+    "zero, another image's or not the loss's slope as well, it is a masked gradient.",
+    remedy="Do not report PGD alone; read the findings on the gradient.",
+    source="Huang et al. 2020 reported PGD; Croce and Hein 2020 on its fixed steps",
+    unit="of the images",
+    threshold=OVERESTIMATE,
+)
+def pgd_overestimate(subject: Subject) -> Measured:
+    stages = subject.stages
+    left = stages.standing_under({"pgd"})
+    over = Proportion(int((left & ~stages.standing).sum()), len(left))
+    return Measured.share(
+        f"PGD alone leaves {int(left.sum())} of {over.n} images right, all attacks together {stages.left.count}.",
+        over,
+        over.interval[0] > OVERESTIMATE,
+    )
+
+
+@check(
     "other-loss",
     "attack",
     "Another loss, the same gradient path",
@@ -119,7 +146,7 @@ def _first_to_fall(subject: Subject, names: set[str], words: str) -> Measured:
         return Measured.silent("No image stood that one could try them on.")
     fell = Proportion(stages.fell_by(names), len(stages.standing))
     return Measured.share(
-        f"Of {made[0].tried} images that stood until then, {words} felled {fell.count}.",
+        f"Of {made[0].standing + made[0].fell} images that stood until then, {words} felled {fell.count}.",
         fell,
         fell.interval[0] > OVERESTIMATE,
     )

@@ -17,7 +17,7 @@ from sonet.audit.scenery import outcomes, pictures, surface
 from sonet.audit.siege import besiege
 from sonet.audit.sources import Cut
 from sonet.audit.subject import BATCH, Subject
-from sonet.audit.verdict import judge
+from sonet.audit.verdict import DOUBTS, judge
 from sonet.data import Dataset, Split
 from sonet.report.audit_record import AuditRecord, Bar, Count, Finding
 from sonet.report.environment import Environment
@@ -81,7 +81,7 @@ def audit(
         data: a dataset (its test images), a split, or (images, labels). The first `effort.images` are audited.
         effort: "quick", "normal", "thorough", or an `Effort` of your own.
         budget: seconds; what would start later is left out and listed in `not_run`, and a verdict that lacks attacks is
-            inconclusive unless it is masked already.
+            inconclusive unless it is masked already. So it is where an error of the model breaks an attack off.
         batch: images judged together, as deployed.
         backbone: of a defence, the undefended network.
         about, command, again, classes: for the record: settings, what was typed, what to type next, names of classes.
@@ -92,19 +92,30 @@ def audit(
     size = EFFORTS[effort] if isinstance(effort, str) else effort
     images, labels = _taken(data, size.images)
     ready = require(preflight(model, images, labels, batch=batch), name or "the model")
-    subject = Subject(model if ready.gradient else Cut(model), images.contiguous(), labels, threat, size, seed, batch, backbone)
+    subject = Subject(
+        model if ready.gradient else Cut(model),
+        images.detach().contiguous(),
+        labels,
+        threat,
+        size,
+        seed,
+        batch,
+        backbone,
+    )
     classes = list(classes) or (list(data.classes) if isinstance(data, Dataset) else [])
     progress = _Progress(subject, started, budget, tell)
 
     findings: list[Finding] = []
     _ask(progress, findings, [name for name in ORDER if CHECKS[name].family in ASKED_FIRST])
-    besiege(subject, progress.stage)
+    besiege(subject, progress.may)
+    unfinished = bool(subject.not_run)
     _ask(progress, findings, [name for name in ORDER if CHECKS[name].family not in ASKED_FIRST])
     bars: list[Bar] = []
-    if next(finding for finding in findings if finding.name == "overestimate").raised:
-        bars = find_causes(subject, progress.stage)
+    if any(finding.raised for finding in findings if finding.name in ("overestimate", "pgd-overestimate")):
+        bars = find_causes(subject, progress.may)
     cause = name_cause(bars)
-    judged = judge(subject, findings, bars, cause, progress.attacks_left_out)
+    unfinished |= bool(DOUBTS.keys() & subject.not_run)
+    judged = judge(subject, findings, bars, cause, unfinished)
     stages, title = subject.stages, name or type(model).__name__
     tell(1.0, judged.verdict)
     record = AuditRecord(
@@ -153,7 +164,6 @@ class _Progress:
     started: float
     budget: float | None
     tell: Tell
-    attacks_left_out: bool = False
     begun: int = 0
 
     def may(self, word: str) -> bool:
@@ -164,11 +174,6 @@ class _Progress:
             return True
         self.subject.not_run[word] = f"the budget of {self.budget:g} s was spent"
         return False
-
-    def stage(self, word: str) -> bool:
-        there = self.may(word)
-        self.attacks_left_out |= not there
-        return there
 
 
 def _ask(progress: _Progress, findings: list[Finding], names: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sonet.attacks.losses import margin
+from sonet.attacks.losses import fooled, margin
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.result import predict
 from sonet.audit.subject import Subject
@@ -42,7 +42,7 @@ def surface(subject: Subject) -> Surface | None:
         size = 1 if subject.coupled else subject.batch
         logits = torch.cat([subject.classifier(part.contiguous()) for part in points.split(size)])  # type: ignore[no-untyped-call]
     loss = margin(logits, labels).nan_to_num(0.0, 0.0, 0.0).view(GRID, GRID)
-    wrong = (logits.argmax(1) != labels).view(GRID, GRID)
+    wrong = fooled(logits, labels).view(GRID, GRID)
     axis = [float(step) for step in steps]
     return Surface(index=place, attack=axis, random=axis, loss=loss.double().tolist(), wrong=wrong.tolist())
 

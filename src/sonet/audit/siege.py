@@ -11,6 +11,7 @@ from sonet.attacks import APGD, APGDT, PGD, SPSA, Square
 from sonet.attacks.attack import Attack
 from sonet.attacks.gradients import Alone, Average, Backpropagation, GradientSource, Guided
 from sonet.attacks.noise import ImageNoise
+from sonet.audit.check import first_line
 from sonet.audit.sources import LogOfProbabilities, Mean, Smoothed
 from sonet.solvers import Adaptive, Fixed
 from sonet.types import Classifier
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 NOISE_DRAWS = 20
 """Random images of the threat's surface that each image is tried with."""
+PLAIN_STARTS = 3
+"""Random starts of the plain APGD where images do not share a gradient. A patient owner's attack, so that what others
+find beyond it is not only impatience."""
 REFERENCE = "pgd"
 """The plain attack that the cause analysis changes one factor of."""
 
@@ -32,26 +36,42 @@ def besiege(subject: Subject, tell: Tell) -> None:
 
     Plain is what an owner would run: PGD and APGD on the cross-entropy's own gradient, all images in a batch as
     deployed. Everything after is tried on those that still stand, but where a gradient is shared by a batch.
+
+    An error of the model under a plain attack is passed on: without these there is no figure to doubt. Other attacks
+    that it breaks off are left out, and `not_run` says why.
     """
     stages, effort = subject.stages, subject.effort
 
-    def attempt(name: str, attack: Attack, source: GradientSource, gradient: str, plain: bool = False) -> None:
-        shared = subject.shared and gradient == "own"
+    def make(name: str, act: Callable[[], object], plain: bool = False) -> None:
         if bool(stages.standing.any()) and tell(name):
-            stages.run(name, attack, source, gradient, plain=plain, together=shared, keep_last=name == REFERENCE)
+            try:
+                act()
+            except Exception as error:
+                if plain:
+                    raise
+                subject.not_run[name] = first_line(error)
+
+    def attempt(name: str, attack: Attack, source: GradientSource, gradient: str, plain: bool = False) -> None:
+        shared, keep_last = subject.shared and gradient == "own", name == REFERENCE
+
+        def act() -> None:
+            stages.run(name, attack, source, gradient, plain=plain, together=shared, keep_last=keep_last)
+
+        make(name, act, plain)
 
     attempt(REFERENCE, plain_pgd(subject), subject.own, "own", plain=True)
-    attempt("apgd-ce", _apgd(subject, loss="ce"), subject.own, "own", plain=True)
-    if bool(stages.standing.any()) and tell("random-noise"):
-        random_noise(subject)
-    legible = Backpropagation(LogOfProbabilities(subject.classifier)) if subject.probabilities else subject.own
-    attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible, "own")
+    starts = 1 if subject.shared else PLAIN_STARTS
+    attempt("apgd-ce", _apgd(subject, loss="ce", restarts=starts), subject.own, "own", plain=True)
+    make("random-noise", lambda: random_noise(subject))
+    if subject.shared:  # on those who stand only; the own gradient needs all images of a batch
+        _attack_through_others(subject, attempt)
+    attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible(subject), "own")
     targeted = APGDT(
         steps=max(10, effort.steps // 2), targets=effort.targets, batch_size=subject.batch, seed=subject.seed
     )
-    attempt("apgd-targeted", targeted, legible, "own")
-    for name, source in other_gradients(subject).items():
-        attempt(f"apgd-{name}", _apgd(subject, loss="log-odds"), source, name)
+    attempt("apgd-targeted", targeted, legible(subject), "own")
+    if not subject.shared:
+        _attack_through_others(subject, attempt)
     if subject.backbone is not None:
         transfer = Guided(Backpropagation(subject.backbone), subject.own)
         attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
@@ -59,6 +79,11 @@ def besiege(subject: Subject, tell: Tell) -> None:
     attempt("square", Square(queries=effort.queries, batch_size=subject.batch, seed=subject.seed), seen, "none")
     spsa = SPSA(steps=effort.estimates, samples=32, batch_size=subject.batch, seed=subject.seed, stop_when_fooled=True)
     attempt("spsa", spsa, seen, "none")
+
+
+def _attack_through_others(subject: Subject, attempt: Callable[[str, Attack, GradientSource, str], None]) -> None:
+    for name, source in other_gradients(subject).items():
+        attempt(f"apgd-{name}", _apgd(subject, loss="log-odds"), source, name)
 
 
 def plain_pgd(subject: Subject, **changes: Any) -> PGD:
@@ -73,6 +98,11 @@ def plain_pgd(subject: Subject, **changes: Any) -> PGD:
     return PGD(**(settings | changes))
 
 
+def legible(subject: Subject) -> GradientSource:
+    """The model's own gradient; of one that answers with probabilities, that of their logarithms."""
+    return Backpropagation(LogOfProbabilities(subject.classifier)) if subject.probabilities else subject.own
+
+
 def other_gradients(subject: Subject) -> dict[str, GradientSource]:
     """Gradients besides the model's own that make sense for it, by name."""
     found: dict[str, GradientSource] = {}
@@ -81,13 +111,13 @@ def other_gradients(subject: Subject) -> dict[str, GradientSource]:
         found["averaged"] = Backpropagation(LogOfProbabilities(seen) if subject.probabilities else seen)
     found |= _solver_gradients(subject)
     if subject.shared and subject.dial is None:
-        found["alone"] = Alone(subject.own)
+        found["alone"] = Alone(legible(subject))
     blind = any(bool(attempt.zero.any()) for attempt in subject.stages.attempts)
     if (blind or subject.probabilities) and subject.in_float64 is not None:
         exact: Classifier = subject.in_float64
         found["float64"] = Backpropagation(LogOfProbabilities(exact) if subject.probabilities else exact)
     if subject.dial is None:
-        base = found.get("averaged") or found.get("alone") or subject.own
+        base = found.get("averaged") or found.get("alone") or legible(subject)
         found["smoothed"] = Smoothed(base, samples=8, sigma=_sigma(subject))
     return found
 
@@ -132,8 +162,8 @@ def _solver_gradients(subject: Subject) -> dict[str, GradientSource]:
     return found
 
 
-def _apgd(subject: Subject, loss: Literal["ce", "log-odds"]) -> APGD:
-    return APGD(steps=subject.effort.steps, loss=loss, batch_size=subject.batch, seed=subject.seed)
+def _apgd(subject: Subject, loss: Literal["ce", "log-odds"], restarts: int = 1) -> APGD:
+    return APGD(steps=subject.effort.steps, loss=loss, restarts=restarts, batch_size=subject.batch, seed=subject.seed)
 
 
 def _sigma(subject: Subject) -> float:

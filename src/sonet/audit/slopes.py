@@ -7,10 +7,12 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from sonet.attacks.crafted import blind
 from sonet.attacks.losses import margin
 from sonet.attacks.pgd import LossName
-from sonet.audit.check import Measured, check
+from sonet.audit.check import NO_IMAGE, Measured, check
 from sonet.audit.leak import own_gradient_share
+from sonet.audit.sources import Mean
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Ladder, Line
 from sonet.types import Classifier, Images, Labels, Proportion
@@ -36,12 +38,13 @@ AGREES = 0.1
 )
 def zero_gradients(subject: Subject) -> Measured:
     images, labels = subject.take(subject.batch)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     found = dict[LossName, int]()
     losses: tuple[LossName, ...] = ("ce", "margin")
     for loss in losses:
         gradient, _ = subject.gradient(images, labels, loss)
-        length = gradient.flatten(1).norm(dim=1)
-        found[loss] = int(((length == 0) | ~torch.isfinite(length)).sum())
+        found[loss] = int(blind(gradient).sum())  # no norm: the squares of a saturated gradient are 0 in float32
     share = Proportion(max(found.values()), len(images))
     return Measured.share(
         f"Of {share.n} images {found['ce']} have no gradient of the cross-entropy and {found['margin']} none of the "
@@ -102,7 +105,7 @@ def cross_sample_leak(subject: Subject) -> Measured:
 def finite_differences(subject: Subject) -> Measured:
     ladder = difference_ladder(subject)
     if ladder is None:
-        return Measured.silent("No right image.")
+        return Measured.silent(NO_IMAGE)
     tenth = ladder.x.index(_eps(subject) / 10)
     ratios = [line.y[tenth] for line in ladder.lines]
     poor = Proportion(sum(ratio is None or ratio < AGREES for ratio in ratios), len(ratios))
@@ -127,10 +130,12 @@ def difference_ladder(subject: Subject) -> Ladder | None:
     if not len(images):
         return None
     step, promised = _promise(subject, images, labels)
-    exact = subject.in_float64 or subject.shown
+    # Of the model as it is: the logarithm of probabilities has another slope than they.
+    deployed: Classifier = Mean(subject.classifier, subject.effort.calls) if subject.random else subject.classifier
+    exact = subject.in_float64 or deployed
     rows = []
     for length in _lengths(subject):
-        slope = _slope(exact, images, labels, step, length, apart=subject.coupled)
+        slope = _slope(exact, images, labels, step, length, apart=subject.shared)
         rows.append([_ratio(gain, due) for gain, due in zip(slope.tolist(), promised.tolist(), strict=True)])
     ladder = Ladder(
         name="differences",

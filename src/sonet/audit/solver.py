@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sonet.attacks.gradients import Backpropagation
-from sonet.audit.check import Measured, check
+from sonet.attacks.result import predict
+from sonet.audit.check import NO_IMAGE, Measured, check
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Ladder, Line
 from sonet.solvers import Adaptive, Fixed
@@ -43,9 +44,16 @@ def tolerance_ladder(subject: Subject) -> Measured:
     if not isinstance(setting, Adaptive) or not dial.adaptive:
         return Measured.silent(FIXED)
     images, labels = subject.take(subject.effort.probes)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     exact = [_gradient(subject, dial.tolerance(f, scope="sample", step_gradient="frozen", end="clip"), images, labels)
              for f in (1e-4, 1e-5)]  # fmt: skip
     reference, agreement = exact[-1], float(cosine(*exact).median())
+    if agreement < ALIKE:
+        return Measured.silent(
+            f"No gradient to compare with: those at {1e-4 * setting.rtol:.0e} and {1e-5 * setting.rtol:.0e}, the "
+            f"tightest tolerances, do not agree (median cosine {agreement:.2f}), or the solver failed there."
+        )
     lines = {
         "as deployed": [dial.tolerance(f) for f in FACTORS],
         "frozen steps": [dial.tolerance(f, scope="sample", step_gradient="frozen") for f in FACTORS],
@@ -94,6 +102,8 @@ def step_gradient(subject: Subject) -> Measured:
     if not dial.adaptive:
         return Measured.silent(FIXED)
     images, labels = subject.take(2 * subject.effort.probes)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     own, _ = subject.gradient(images, labels)
     found = {}
     for name in ("frozen", "first", "differentiated"):
@@ -125,11 +135,14 @@ def adjoint(subject: Subject) -> Measured:
     if subject.dial is None:
         return Measured.silent(NO_SOLVER)
     images, labels = subject.take(subject.effort.probes)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     own, _ = subject.gradient(images, labels)
-    other = _gradient(subject, subject.dial.by_adjoint(), images, labels)
-    value = float(cosine(own, other).median())
+    dial = subject.dial
+    whose, other = ("backpropagation", dial.by_steps()) if dial.adjoint else ("the adjoint", dial.by_adjoint())
+    value = float(cosine(own, _gradient(subject, other, images, labels)).median())
     return Measured(
-        f"The median cosine of the deployed gradient with the adjoint's is {value:.2f}.",
+        f"The median cosine of the deployed gradient with that of {whose} is {value:.2f}.",
         value < ALIKE,
         value,
         n=len(images),
@@ -152,9 +165,10 @@ def fixed_solver(subject: Subject) -> Measured:
     if subject.dial is None:
         return Measured.silent(NO_SOLVER)
     images, labels = subject.take(subject.batch)
-    with torch.no_grad():
-        other = subject.dial.variant(Fixed(method="rk4", num_steps=8))(images)
-    changed = Proportion(int((other.argmax(1) != labels).sum()), len(images))
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
+    other = predict(subject.dial.variant(Fixed(method="rk4", num_steps=8)), images, subject.batch)
+    changed = Proportion(int((other != labels).sum()), len(images))
     return Measured.share(
         f"Under 8 steps of rk4 {changed.count} of {changed.n} right predictions change.", changed, changed.value > 0.05
     )
@@ -179,6 +193,8 @@ def step_jumps(subject: Subject) -> Measured:
     if not dial.adaptive:
         return Measured.silent(FIXED)
     images, labels = subject.take(subject.effort.probes)
+    if not len(images):
+        return Measured.silent(NO_IMAGE)
     gradient, _ = subject.gradient(images, labels, "margin")
     way = subject.threat.eps * subject.threat.steepest(gradient.nan_to_num(0.0, 0.0, 0.0))
     counts = torch.stack([dial.step_counts((images + t * way).contiguous()).sum(1) for t in _points(images)])

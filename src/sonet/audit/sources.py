@@ -26,18 +26,22 @@ class Mean:
 
 
 class Vote:
-    """How many of `calls` answers are for each class, (N, classes): the prediction of a random model."""
+    """How many of `calls` answers are for each class, (N, classes): the prediction of a random model.
+
+    NaN where no answer was finite, for the model gave none.
+    """
 
     def __init__(self, classifier: Classifier, calls: int) -> None:
         self._classifier, self._calls = classifier, calls
 
     def __call__(self, images: Images, /) -> Logits:
         answers = [self._classifier(images) for _ in range(self._calls)]
-        votes = torch.zeros_like(answers[0])
+        votes, voters = torch.zeros_like(answers[0]), torch.zeros_like(answers[0][:, :1])
         for logits in answers:
             usable = torch.isfinite(logits).all(1, keepdim=True)
             votes += nn.functional.one_hot(logits.argmax(1), logits.shape[1]) * usable
-        return votes
+            voters += usable
+        return votes.masked_fill(voters == 0, torch.nan)
 
 
 class LogOfProbabilities:
@@ -94,7 +98,7 @@ class Smoothed(GradientSource):
             total += slope.gradient.nan_to_num(0.0, 0.0, 0.0).to(total.dtype)
             queries += slope.queries
         logits = self.source.logits(images)
-        return Slope(total, goal(logits), logits, queries)
+        return Slope(total / self.samples, goal(logits), logits, queries)
 
     def logits(self, images: Images) -> Logits:
         return self.source.logits(images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,15 +49,19 @@ class Stages:
         self.standing = subject.right.clone()
         self.worst = subject.images.clone()
         self.fell_to: dict[int, str] = {}
-        self._lucky = torch.zeros_like(self.standing)
+        self._lucky: dict[str, Tensor] = {}
 
     def run(
         self, name: str, attack: Attack, source: GradientSource, gradient: str, *, plain: bool = False,
         together: bool = False, keep_last: bool = False,
     ) -> Attempt:  # fmt: skip
-        """Attack those who stand, or with `together` all images in their own batches, as a shared gradient asks."""
+        """Attack those who stand, or with `together` all images in their own batches, as a shared gradient asks.
+
+        A plain attack is tried on all who stand under plain ones, so that its figure owes nothing to attacks before it.
+        """
         subject, start, before = self._subject, time.perf_counter(), self._subject.passes
-        tried = torch.ones_like(self.standing) if together else self.standing.clone()
+        standing = self.plain_standing if plain else self.standing.clone()
+        tried = torch.ones_like(standing) if together else standing
         if together and attack.stop_when_fooled:
             # An image that leaves would change what its batch-mates see.
             attack = attack.model_copy(update={"stop_when_fooled": False})
@@ -105,10 +109,7 @@ class Stages:
         fooled = self.judge(placed) & tried & subject.right
         if subject.random and not plain:
             self._give_plain_another_chance()
-        fell = fooled & self.standing
-        self.worst = torch.where(fell.view(-1, 1, 1, 1), crafted, self.worst)
-        self.standing = self.standing & ~fell
-        self.fell_to |= dict.fromkeys(fell.nonzero().squeeze(1).tolist(), name)
+        fell = self._fall(fooled, crafted, name)
         stage = Stage(
             name=name,
             gradient=gradient,
@@ -131,19 +132,40 @@ class Stages:
     def _give_plain_another_chance(self) -> None:
         """Of a random model an image may fall by luck, the sooner the more often it is judged.
 
-        So the plain attacks' images are judged again whenever another attack's are: both have as many chances.
+        So the plain attacks' images are judged again whenever another attack's are: both have as many chances. Who
+        falls only then fell to the plain attack, and its books and those after it are put right.
         """
-        for attempt in self.attempts:
-            if attempt.stage.plain:
-                self._lucky |= self.judge(attempt.adversarial) & self._subject.right
+        for place, attempt in enumerate(self.attempts):
+            if not attempt.stage.plain:
+                continue
+            again = self.judge(attempt.adversarial) & self._subject.right
+            self._lucky[attempt.stage.name] = self._lucky.get(attempt.stage.name, again) | again
+            more = int(self._fall(again, attempt.adversarial, attempt.stage.name).sum())
+            for later, other in enumerate(self.attempts[place:], place):
+                changes = {"standing": other.stage.standing - more}
+                if later == place:
+                    changes["fell"] = other.stage.fell + more
+                self.attempts[later] = replace(other, stage=other.stage.model_copy(update=changes))
+
+    def _fall(self, fooled: Tensor, images: Images, name: str) -> Tensor:
+        """(N,) bool, who of those `fooled` stood until now; their `images` are kept."""
+        fell = fooled & self.standing
+        self.worst = torch.where(fell.view(-1, 1, 1, 1), images, self.worst)
+        self.standing = self.standing & ~fell
+        self.fell_to |= dict.fromkeys(fell.nonzero().squeeze(1).tolist(), name)
+        return fell
 
     @property
     def plain_standing(self) -> Tensor:
         """(N,) bool: who stands under the plain attacks alone."""
-        standing = self._subject.right & ~self._lucky
+        return self.standing_under({attempt.stage.name for attempt in self.attempts if attempt.stage.plain})
+
+    def standing_under(self, names: set[str]) -> Tensor:
+        """(N,) bool: who stands under the attempts `names` alone, however often their images were judged."""
+        standing = self._subject.right.clone()
         for attempt in self.attempts:
-            if attempt.stage.plain:
-                standing &= ~attempt.fooled
+            if attempt.stage.name in names:
+                standing &= ~attempt.fooled & ~self._lucky.get(attempt.stage.name, torch.zeros_like(standing))
         return standing
 
     @property

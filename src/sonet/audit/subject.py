@@ -53,11 +53,8 @@ class Subject:
     @property
     def passes(self) -> int:
         """Images that the model has seen so far, forward or backward."""
-        return self.classifier.passes + (0 if self.dial_or_none is None else self.dial_or_none.passes)
-
-    @property
-    def dial_or_none(self) -> Dial | None:
-        return self.__dict__.get("dial")
+        made: list[Dial | Counted | None] = [self.__dict__.get(name) for name in ("dial", "in_float64")]
+        return self.classifier.passes + sum(other.passes for other in made if other is not None)
 
     @cached_property
     def answers(self) -> tuple[Logits, Logits]:
@@ -68,9 +65,10 @@ class Subject:
 
     @cached_property
     def spread(self) -> float:
-        """Standard deviation of the finite logits: the scale on which a change of logits counts."""
+        """Standard deviation of the finite logits: the scale on which a change of logits counts. Never 0."""
         logits = self.answers[0]
-        return max(float(logits[torch.isfinite(logits)].std(correction=0)), 1e-12)
+        finite = logits[torch.isfinite(logits)]
+        return max(float(finite.std(correction=0)), 1e-12) if len(finite) else 1e-12
 
     def moved(self, one: Logits, other: Logits) -> Tensor:
         """(N,) the largest change of a logit, in `spread`; infinite where only one of them is finite."""
@@ -85,9 +83,9 @@ class Subject:
 
     @cached_property
     def alone(self) -> Logits:
-        """The logits of the first probes, each asked for by itself."""
+        """The logits of the first probes of the first batch, each asked for by itself."""
         with torch.no_grad():
-            some = self.images[: max(16, self.effort.probes)]
+            some = self.images[: min(self.batch, max(16, self.effort.probes))]
             return torch.cat([self.classifier(image.contiguous()) for image in some.split(1)])  # type: ignore[no-untyped-call]
 
     @cached_property
@@ -102,8 +100,8 @@ class Subject:
         """Whether other samples' losses have a gradient at a sample's pixels, beyond a thousandth of all."""
         from sonet.audit.leak import own_gradient_share
 
-        shares = own_gradient_share(self.classifier, *self.take(min(16, self.batch)))
-        return bool((shares < 0.999).any())
+        images, labels = self.take(min(16, self.batch))
+        return len(images) > 1 and bool((own_gradient_share(self.classifier, images, labels) < 0.999).any())
 
     @property
     def shared(self) -> bool:
@@ -172,14 +170,14 @@ class Subject:
         return slope.gradient, slope.loss
 
     @cached_property
-    def in_float64(self) -> Classifier | None:
+    def in_float64(self) -> Counted | None:
         """The model in float64, where it is a module that runs so and answers the same."""
         from sonet.audit.sources import Doubled
 
         if not isinstance(self.model, nn.Module) or self.random:
             return None
         try:
-            doubled = Doubled(self.model)
+            doubled = Counted(Doubled(self.model))
             with torch.no_grad():
                 other = doubled(self.images[: self.batch].contiguous())
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from sonet.audit.effort import Level
     from sonet.data import Dataset
     from sonet.types import Classifier
+
+BATCH = 100
+"""Images answered together, unless said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def audit(
     thorough: Annotated[bool, typer.Option("--thorough", help="1,000 images, with more of everything.")] = False,
     images: Annotated[int | None, typer.Option(min=1, help="Audit so many test images.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time to spend at most: 90s, 10m, 2h.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images answered together, as deployed.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images answered together, as deployed.")] = BATCH,
     backbone: Annotated[
         str | None, typer.Option(help="Of a defence the undefended network, as MODEL; attacks transfer from it.")
     ] = None,
@@ -68,14 +72,18 @@ def audit(
     level: Level = "quick" if quick else "thorough" if thorough else "normal"
     effort = EFFORTS[level] if images is None else EFFORTS[level].model_copy(update={"images": images})
     accused = find_accused(model, data, data_dir, device.value, weights)
-    other = None
-    if backbone is not None:
-        other = find_accused(backbone, data, data_dir, device.value, None).classifier
+    other = None if backbone is None else find_backbone(backbone, accused)
     folder = out or Path("runs") / f"audit-{_plain(accused.name)}-{str(ball).replace(':', '-')}"
     check_folder(folder)
-    with bar() as shown:
-        for note in accused.notes:
-            shown.say(note)
+    untold = list(accused.notes)
+    # What the network's own code prints must not get between the lines of an answer in JSON.
+    with bar() as shown, redirect_stdout(sys.stderr):
+
+        def tell(done: float, word: str) -> None:
+            while untold:  # said once the audit goes on: a model that cannot be audited gets one sentence
+                shown.say(untold.pop(0))
+            shown.update("audit", done, word)
+
         found = audit(
             accused.classifier,
             accused.data,
@@ -88,8 +96,8 @@ def audit(
             name=accused.name,
             about=accused.about | {"notes": list(accused.notes), "backbone": backbone},
             command=shlex.join(["sonet", *sys.argv[1:]]),
-            again=again(model, threat, data, data_dir, weights, backbone),
-            tell=lambda done, word: shown.update("audit", done, word),
+            again=again(model, threat, data, data_dir, weights, backbone, batch_size),
+            tell=tell,
         )
     write_audit(found.record, folder)
     write_whole(folder / "report.html", render_audit(found.record))
@@ -123,25 +131,61 @@ def find_accused(model: str, data: str | None, data_dir: Path | None, device: st
     return Accused(classifier, target.name, dataset, target.about | {"data": dataset.describe()}, target.notes)
 
 
+def find_backbone(name: str, accused: Accused) -> Classifier:
+    """The undefended network, on the device of the accused's images, which it must take and answer in as many classes.
+
+    `AttackError` where it does not, before any attack.
+    """
+    from torch import nn
+
+    from sonet.attacks import AttackError
+    from sonet.audit.failure import ask
+    from sonet.cli.target import load_target, parse_target
+    from sonet.training import load_model
+
+    images = accused.data.test.images[:2]
+    run = isinstance(parse_target(name), Path)
+    network: Classifier = load_model(Path(name)) if run else load_target(name).classifier
+    if isinstance(network, nn.Module):
+        network = network.to(images.device).eval()
+    with redirect_stdout(sys.stderr):
+        reply, own = ask(network, images), ask(accused.classifier, images).logits
+    if reply.logits is None:
+        raise AttackError(
+            f"--backbone {name}: {reply.trouble.rstrip('.')}, at images of the audited network. It must take the same "
+            "images; give the network that the defence was built on."
+        )
+    if own is not None and own.shape != reply.logits.shape:
+        raise AttackError(
+            f"--backbone {name}: got {reply.logits.shape[1]} classes, expected {own.shape[1]}, as the audited network "
+            "has; give the network that the defence was built on."
+        )
+    return network
+
+
 def check_folder(folder: Path) -> None:
-    """`RecordError` for a folder that holds something else than an earlier audit."""
+    """`RecordError` for a folder that cannot be made, or that holds something else than an earlier audit."""
     from sonet.report import AUDIT, RecordError
 
-    if folder.exists() and not folder.is_dir():
-        raise RecordError(f"{folder} is a file, expected a folder for the audit; give another one with --out.")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise RecordError(f"{there} is a file, expected a folder for the audit; give another one with --out.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / AUDIT).is_file():
         raise RecordError(f"{folder} is not empty and holds no {AUDIT}; give a new folder with --out.")
 
 
 def again(
-    model: str, threat: str, data: str | None, data_dir: Path | None, weights: Path | None, backbone: str | None
-) -> str:
+    model: str, threat: str, data: str | None, data_dir: Path | None, weights: Path | None, backbone: str | None,
+    batch_size: int,
+) -> str:  # fmt: skip
     """The same audit, to be typed again with another effort."""
     given = {"--data": data, "--data-dir": data_dir, "--weights": weights, "--backbone": backbone}
     words = ["sonet", "audit", model, "--threat", threat]
     for option, value in given.items():
         if value is not None:
             words += [option, str(value)]
+    if batch_size != BATCH:
+        words += ["--batch-size", str(batch_size)]
     return shlex.join(words)
 
 

@@ -201,14 +201,14 @@ class _Gauge(nn.Module):
 
 
 class BrightnessDecay(nn.Module):
-    """y' = -(1 + 60 x_0) y, y(0) = 1, x_0 a part of the state that stands still: brighter is more work.
+    """y' = -(1 + pace x_0) y, y(0) = 1, x_0 a part of the state that stands still: brighter is more work.
 
     Logits (1 + y(1), 0).
     """
 
-    def __init__(self, solver: Fixed | Adaptive) -> None:
+    def __init__(self, solver: Fixed | Adaptive, pace: float = 60.0) -> None:
         super().__init__()
-        self.block = ODEBlock(_BrightnessStart(), _Brightness(), solver)
+        self.block = ODEBlock(_BrightnessStart(), _Brightness(pace), solver)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -223,9 +223,13 @@ class _BrightnessStart(nn.Module):
 
 
 class _Brightness(nn.Module):
+    def __init__(self, pace: float) -> None:
+        super().__init__()
+        self.pace = pace
+
     def forward(self, t: Tensor, state: State) -> State:
         y, x = state[0].split(1, 1)
-        return (torch.cat((-(1 + 60 * x) * y, torch.zeros_like(x)), 1),)
+        return (torch.cat((-(1 + self.pace * x) * y, torch.zeros_like(x)), 1),)
 
 
 def drawn(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:

@@ -18,6 +18,10 @@ def attack(*more: Any, run: str = "resnet10") -> list[Any]:
     return ["attack", run, "--set", "steps=1", "--images", 2, *more]
 
 
+def audit(*more: Any, run: str = "resnet10") -> list[Any]:
+    return ["audit", run, "--quick", "--images", 4, *more]
+
+
 BAD: dict[str, tuple[list[Any], str]] = {
     # attack: the run
     "missing run": (attack(run="nowhere"), "nowhere: expected a run or checkpoint folder"),
@@ -110,6 +114,27 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "other channels": (attack("--data", "rgb.npz"), "images with 3 channels, and the network takes 1"),
     "other size": (attack("--data", "small.npz", run="sonet"), "1 x 1 pixels, which this network cannot take"),
     "more classes": (attack("--data", "more.npz"), "the largest label"),
+    # audit
+    "audit nothing": (audit(run="nowhere"), "nowhere: there is no such file or folder. MODEL is the folder that"),
+    "audit a file": (audit(run="file"), "file: is a file of another kind"),
+    "audit a folder without a run": (audit(run="foreign"), "foreign: got a folder without a checkpoint"),
+    "audit a missing file": (audit("--data", "few.npz", run="no.py:net"), "no.py: there is no such file"),
+    "audit a file without a name": (audit(run="no.py"), "no.py: which of its names? Write no.py:NAME"),
+    "audit a file without data": (audit(run="no.py:net"), "--data: a file does not say what its model's images are"),
+    "audit twice as much": (audit("--thorough"), "--quick and --thorough: got both, expected one of them"),
+    "audit with no eps": (audit("--threat", "linf"), "threat: got 'linf', expected NORM:EPS"),
+    "audit in no time": (audit("--budget", "soon"), "--budget: got 'soon', expected a time above zero such as 90s"),
+    "audit a run with weights": (audit("--weights", "w.safetensors"), "--weights: a run has its own weights"),
+    "audit a truncated run": (audit(run="cut"), "cannot be read as JSON"),
+    "audit on unknown data": (audit("--data", "digit"), "Unknown data 'digit' (did you mean 'digits'?)"),
+    "audit on other channels": (audit("--data", "rgb.npz"), "images with 3 channels, and the network takes 1"),
+    "audit into another folder": (audit("--out", "foreign"), "foreign is not empty and holds no audit.json"),
+    "audit into a run": (audit("--out", "resnet10"), "resnet10 is not empty and holds no audit.json"),
+    "audit into a file": (audit("--out", "file"), "file is a file, expected a folder for the audit"),
+    "audit below a file": (audit("--out", "file/audit"), "file is a file, expected a folder for the audit"),
+    "backbone from nowhere": (audit("--backbone", "nowhere"), "nowhere: there is no such file or folder"),
+    "backbone of other channels": (audit("--backbone", "colour"), "--backbone colour: the model fails"),
+    "backbone of other classes": (audit("--backbone", "narrow"), "--backbone narrow: got 4 classes, expected 10"),
     # train: names and settings
     "unknown model": (train(model="sonnet"), "no network is called 'sonnet'"),
     "typo in --set": (train("--set", "model.chanels=2"), "no option 'chanels'. Did you mean 'channels'?"),
@@ -190,6 +215,11 @@ USAGE: dict[str, tuple[list[Any], str]] = {
     "no model": (["train"], "MODEL"),
     "no run": (["attack"], "RUN"),
     "no evidence": (["verify"], "EVIDENCE"),
+    "audit's images 0": (audit("--images", 0), "--images"),
+    "audit's batch size 0": (audit("--batch-size", 0), "--batch-size"),
+    "audit's seed negative": (audit("--seed", -1), "--seed"),
+    "audit on an unknown device": (audit("--device", "tpu"), "--device"),
+    "nothing to audit": (["audit", "--quick"], "MODEL"),
 }
 
 FAILS: dict[str, tuple[list[Any], str]] = {

@@ -159,7 +159,7 @@ def test_time_that_does_not_suffice_leaves_it_open(run: Runner) -> None:
     ended = audit(run, "slow", "--budget", "1s", "--out", "found")
     assert ended.code == 4, ended.out
     record = read_audit("found")
-    assert "the time given did not suffice" in record.summary
+    assert set(record.decisive) <= {finding.name for finding in record.findings}
     assert "the budget of 1 s was spent" in record.not_run["pgd"]
     assert record.seconds < 5
 
@@ -180,7 +180,7 @@ def test_attacks_transfer_from_a_backbone(run: Runner) -> None:
 @pytest.mark.usefixtures("unpainted")
 def test_weights_from_a_file_and_what_to_type_next(run: Runner) -> None:
     save_file({"weight": torch.where(torch.arange(16) % 4 < 2, -1.0, 1.0) / 8}, "halves.safetensors")
-    more = ["--weights", "halves.safetensors", "--batch-size", 16, "--out", "found"]
+    more = ["--weights", "halves.safetensors", "--batch-size", 8, "--out", "found"]
     ended = audit(run, "Halves", *more)
     assert ended.code == 0, ended.err
     record = read_audit("found")
@@ -194,7 +194,7 @@ def test_weights_from_a_file_and_what_to_type_next(run: Runner) -> None:
         "--threat": f"linf:{EPS}",
         "--data": "two.npz",
         "--weights": "halves.safetensors",
-        "--batch-size": "16",
+        "--batch-size": "8",
     }
 
 

@@ -9,7 +9,7 @@ from sonet.attacks.gradients import GradientSource
 from sonet.attacks.result import predict
 from sonet.attacks.threat import Threat
 from sonet.audit.check import NO_IMAGE, Measured, check
-from sonet.audit.siege import REFERENCE, plain_pgd
+from sonet.audit.siege import REFERENCE, half_steps, plain_pgd
 from sonet.audit.stages import Attempt
 from sonet.audit.subject import Subject
 from sonet.types import Proportion
@@ -60,16 +60,16 @@ def steps_doubled(subject: Subject) -> Measured:
     once = reference(subject)
     if once is None:
         return Measured.silent(NO_ATTACK)
-    places, twice = unsettled(subject), plain_pgd(subject, steps=2 * subject.effort.steps)
-    before = once.fooled
+    places, before, steps = unsettled(subject), once.fooled, subject.effort.steps
     if subject.shared:  # other batch-mates than in the whole batch: to be compared with the same few
-        before = attack_some(subject, plain_pgd(subject), subject.threat, places)
-    after = attack_some(subject, twice, subject.threat, places)
+        steps = half_steps(subject)
+        before = attack_some(subject, plain_pgd(subject, steps=steps), subject.threat, places)
+    after = attack_some(subject, plain_pgd(subject, steps=2 * steps), subject.threat, places)
     among = _among(subject, places)
     more = Proportion(int((after & ~before & among).sum()), int(among.sum()))
     left = [int((among & subject.right & ~fooled).sum()) for fooled in (before, before | after)]
     return Measured.share(
-        f"{subject.effort.steps} steps leave {left[0]} of {more.n} images, {twice.steps} steps {left[1]}.",
+        f"{steps} steps leave {left[0]} of {more.n} images, {2 * steps} steps {left[1]}.",
         more,
         more.interval[0] > MORE,
     )
@@ -97,13 +97,14 @@ def restarts(subject: Subject) -> Measured:
         )
         for start in range(subject.effort.restarts)
     ]
+    starts = len(each) + 1
     if subject.shared:
-        first, each = each[0], each[1:] or each
+        first, starts = each[0], len(each)
     among, together = _among(subject, places), torch.stack(each).any(0) | first
     left = [int((among & subject.right & ~fooled).sum()) for fooled in (first, together)]
     gain = Proportion(left[0] - left[1], int(among.sum()))
     return Measured.share(
-        f"From one start PGD leaves {left[0]} of {gain.n} images, from {len(each) + 1} starts together {left[1]}.",
+        f"From one start PGD leaves {left[0]} of {gain.n} images, from {starts} starts together {left[1]}.",
         gain,
         gain.interval[0] > MORE,
     )
@@ -156,9 +157,10 @@ def attack_batch(subject: Subject) -> Measured:
         return Measured.silent(NO_IMAGE)
     if not subject.shared:
         return Measured("Batch-mates play no part in answers or gradients; batches need not be tried.", False)
-    places = subject.right.nonzero().squeeze(1)[: 2 * subject.effort.probes]
+    places, steps = subject.right.nonzero().squeeze(1)[: subject.effort.probes], half_steps(subject)
     large, small = (
-        attack_some(subject, plain_pgd(subject, batch_size=size), subject.threat, places) for size in (len(places), 4)
+        attack_some(subject, plain_pgd(subject, batch_size=size, steps=steps), subject.threat, places)
+        for size in (len(places), 4)
     )
     more = Proportion(int((small & ~large).sum()), len(places))
     return Measured.share(

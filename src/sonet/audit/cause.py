@@ -14,7 +14,7 @@ from sonet.attacks.gradients import Alone, Backpropagation, GradientSource
 from sonet.attacks.result import predict
 from sonet.audit.check import first_line
 from sonet.audit.overestimate import OVERESTIMATE
-from sonet.audit.siege import plain_pgd, without_batch
+from sonet.audit.siege import half_steps, plain_pgd, without_batch
 from sonet.audit.sources import LogOfProbabilities, Mean, Smoothed
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Bar, Count
@@ -44,11 +44,18 @@ def find_causes(subject: Subject, tell: Callable[[str], bool]) -> list[Bar]:
     images, labels = subject.take(subject.effort.subset)
     if not len(images):
         return []
-    plain = plain_pgd(subject)
+    plain = plain_pgd(subject, steps=half_steps(subject))
     before = _fooled(subject, images, labels, plain, subject.own)
     standing = subject.stages.standing[subject.right.nonzero().squeeze(1)[: len(labels)]]
     excess = int((~before).sum()) - int(standing.sum())
-    bars = [Bar(factor="reference", setting=_reference(subject), left=_left(before), reference=True)]
+    bars = [
+        Bar(
+            factor="reference",
+            setting=f"PGD-{plain.steps}, cross-entropy, as deployed",
+            left=_left(before),
+            reference=True,
+        )
+    ]
     for change in _changes(subject, plain):
         if not tell(f"cause: {change.factor}"):
             continue
@@ -162,7 +169,3 @@ def _fooled(subject: Subject, images: Images, labels: Labels, attack: Attack, so
 
 def _left(fooled: torch.Tensor) -> Count:
     return Count.of(Proportion(int((~fooled).sum()), len(fooled)))
-
-
-def _reference(subject: Subject) -> str:
-    return f"PGD-{subject.effort.steps}, cross-entropy, as deployed"

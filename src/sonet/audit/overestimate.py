@@ -59,6 +59,8 @@ def overestimate(subject: Subject) -> Measured:
     threshold=OVERESTIMATE,
 )
 def pgd_overestimate(subject: Subject) -> Measured:
+    if subject.random:
+        return Measured.silent("The model is random: what PGD alone missed cannot be told from luck.")
     stages = subject.stages
     left = stages.standing_under({"pgd"})
     over = Proportion(int((left & ~stages.standing).sum()), len(left))

@@ -66,9 +66,7 @@ def besiege(subject: Subject, tell: Tell) -> None:
     if subject.shared:  # on those who stand only; the own gradient needs all images of a batch
         _attack_through_others(subject, attempt)
     attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible(subject), "own")
-    targeted = APGDT(
-        steps=max(10, effort.steps // 2), targets=effort.targets, batch_size=subject.batch, seed=subject.seed
-    )
+    targeted = APGDT(steps=half_steps(subject), targets=effort.targets, batch_size=subject.batch, seed=subject.seed)
     attempt("apgd-targeted", targeted, legible(subject), "own")
     if not subject.shared:
         _attack_through_others(subject, attempt)
@@ -101,6 +99,11 @@ def plain_pgd(subject: Subject, **changes: Any) -> PGD:
 def legible(subject: Subject) -> GradientSource:
     """The model's own gradient; of one that answers with probabilities, that of their logarithms."""
     return Backpropagation(LogOfProbabilities(subject.classifier)) if subject.probabilities else subject.own
+
+
+def half_steps(subject: Subject) -> int:
+    """Of attacks that are made anew for a comparison of their own."""
+    return max(10, subject.effort.steps // 2)
 
 
 def other_gradients(subject: Subject) -> dict[str, GradientSource]:

@@ -21,8 +21,8 @@ CORROBORATES = ("zero-gradients", "cross-sample-leak", "finite-differences", "to
 STANDING = 0.05
 """Share of images that must stand for a doubt to matter: of those that fell nothing is open."""
 TARGETED = "apgd-targeted"
-"""What falls to it alone fell because cross-entropy aims at no class. On linear networks, which mask nothing, that is up
-to 8 % of the images, so it makes no doubt by itself."""
+"""What falls to it alone fell because cross-entropy aims at no class. On linear networks, which mask nothing, that is
+up to 8 % of the images, so it makes no doubt by itself."""
 FEW_FLIPS = 0.05
 """Share of predictions that may change with randomness or batch-mates before the figure itself is in doubt."""
 
@@ -77,6 +77,8 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
             f"plain attacks leave {stages.overestimate.value:.1%} of the images more than all together, on "
             f"{stages.left.n} images too few to tell from chance",
         )
+    if over.raised is None:
+        reasons.append("how much plain attacks overestimate could not be measured")
     if unfinished:
         reasons.append("not all attacks were made, for lack of time or an error of the model")
     if not bool(subject.right.any()):
@@ -111,5 +113,5 @@ def _carriers(by_name: dict[str, Finding]) -> list[str]:
     """Of the findings that say which attacks felled the images, those raised, the largest first."""
     names = ("other-gradients", "other-loss", "gradient-free", "random-noise", "backbone-transfer")
     there = [by_name[name] for name in names if name in by_name]
-    found = sorted((f for f in there if f.value), key=lambda f: f.value or 0.0, reverse=True)
+    found = sorted((f for f in there if f.raised), key=lambda f: f.value or 0.0, reverse=True)
     return [finding.name for finding in found]

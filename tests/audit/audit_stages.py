@@ -64,7 +64,7 @@ def names(images: Images) -> list[int]:
 
 
 def board(n: int = N, wrong: Iterable[int] = (), **more: Any) -> Subject:
-    """n images of class 0, (0.6, 0.4, name / 100), those `wrong` with the label 1. A swap takes 0.2; the radius: 0.25."""
+    """n images of class 0, (0.6, 0.4, name / 100), those `wrong` with the label 1. A swap takes 0.2 of 0.25."""
     images = torch.tensor([[0.6, 0.4, place / 100] for place in range(n)]).view(n, 1, 1, 3)
     labels = torch.tensor([int(place in set(wrong)) for place in range(n)])
     return subject_of(more.pop("model", Pixels(2)), images, labels, more.pop("threat", Linf(0.25)), **more)
@@ -79,3 +79,20 @@ def swap(subject: Subject, name: str, whose: Iterable[int], plain: bool = False,
 
 def who(mask: Tensor) -> set[int]:
     return set(mask.nonzero().flatten().tolist())
+
+
+def check_books(subject: Subject) -> None:
+    """What holds of any siege, also of a random or a coupled model."""
+    stages = subject.stages
+    assert stages.left.count <= stages.plain.count <= subject.natural.count
+    assert stages.plain.count - stages.left.count == stages.overestimate.count
+    assert sum(each.stage.fell for each in stages.attempts) == subject.natural.count - stages.left.count
+    standing = subject.natural.count
+    for each in stages.attempts:
+        standing -= each.stage.fell
+        assert each.stage.standing == standing
+        assert each.stage.fell == sum(name == each.stage.name for name in stages.fell_to.values())
+    assert set(stages.fell_to) == who(subject.right & ~stages.standing)
+    subject.threat.check(stages.worst, subject.images)
+    kept = (stages.worst != subject.images).flatten(1).any(1)
+    assert who(kept) <= set(stages.fell_to)

@@ -13,8 +13,8 @@ from sonet.attacks import Linf, Threat
 from sonet.audit import Effort
 from sonet.audit.siege import REFERENCE, plain_pgd
 from sonet.audit.subject import Subject
-from sonet.blocks import ODEBlock
-from sonet.solvers import Adaptive, Fixed
+from sonet.blocks import ODEBlock, watch_solves
+from sonet.solvers import Adaptive, Fixed, Solution
 from sonet.types import Classifier, State
 
 TINY = Effort(
@@ -45,9 +45,7 @@ def subject_of(
 def reference_run(subject: Subject) -> None:
     """The plain PGD alone, as `besiege` runs it."""
     together = subject.shared
-    subject.stages.run(
-        REFERENCE, plain_pgd(subject), subject.own, "own", plain=True, together=together, keep_last=True
-    )
+    subject.stages.run(REFERENCE, plain_pgd(subject), subject.own, "own", plain=True, together=together, keep_last=True)
 
 
 def wilson_low(count: int, n: int) -> float:
@@ -235,6 +233,19 @@ class _Brightness(nn.Module):
 def drawn(n: int, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0) -> Tensor:
     """Images away from the faces of the box."""
     return 0.3 + 0.4 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def counted(model: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Trial steps and evaluations of all blocks for one image, by `watch_solves`."""
+    steps, evaluations = [], []
+
+    def see(name: str, solution: Solution) -> None:
+        steps.append(int(solution.accepted + solution.rejected))
+        evaluations.append(int(solution.evaluations))
+
+    with torch.no_grad(), watch_solves(model, see):
+        model(image[None])
+    return sum(steps), sum(evaluations)
 
 
 def plausible(text: str) -> bool:

@@ -98,7 +98,8 @@ def test_cut_asks_without_a_gradient() -> None:
     model = Linear.random(3, 0, (1, 2, 2))
 
     def stubborn(images: Tensor) -> Tensor:
-        return model(torch.from_numpy(images.numpy()))  # numpy refuses a tensor that has a gradient
+        logits: Tensor = model(torch.from_numpy(images.numpy()))  # numpy refuses a tensor that has a gradient
+        return logits
 
     leaf = IMAGES.clone().requires_grad_(True)
     with pytest.raises(RuntimeError):

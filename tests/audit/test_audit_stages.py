@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from audit_stages import N, Swap, board, names, swap, who
+from audit_stages import N, Swap, board, check_books, names, swap, who
 from audit_subjects import drawn, subject_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,23 +42,6 @@ def run(subject: Subject, acts: list[Act]) -> Stages:
     for number, each in enumerate(acts):
         swap(subject, f"{number}", each.whose, each.plain)
     return subject.stages
-
-
-def check_books(subject: Subject) -> None:
-    """What holds of any siege, also of a random or a coupled model."""
-    stages = subject.stages
-    assert stages.left.count <= stages.plain.count <= subject.natural.count
-    assert stages.plain.count - stages.left.count == stages.overestimate.count
-    assert sum(each.stage.fell for each in stages.attempts) == subject.natural.count - stages.left.count
-    standing = subject.natural.count
-    for each in stages.attempts:
-        standing -= each.stage.fell
-        assert each.stage.standing == standing
-        assert each.stage.fell == sum(name == each.stage.name for name in stages.fell_to.values())
-    assert set(stages.fell_to) == who(subject.right & ~stages.standing)
-    subject.threat.check(stages.worst, subject.images)
-    kept = (stages.worst != subject.images).flatten(1).any(1)
-    assert who(kept) <= set(stages.fell_to)
 
 
 def test_before_any_attack_all_that_are_right_stand() -> None:
@@ -183,28 +166,22 @@ def test_with_nobody_left_an_attempt_is_empty() -> None:
 
 def test_time_and_passes_of_a_stage_are_its_own() -> None:
     subject = board()
-    before = subject.stages.standing  # predictions of all, made before the first attack
-    assert int(before.sum()) == N
+    assert int(subject.stages.standing.sum()) == N  # predictions of all, made before the first attack
     made = subject.stages.run("pgd", PGD(steps=3), subject.own, "own")
     assert made.stage.passes == N * (3 * 2 + 1)  # forward and backward, and the last iterate forward
     assert made.stage.seconds > 0
 
 
-def test_an_image_outside_the_threat_ends_it_and_is_not_written_down() -> None:
-    subject = board(threat=Linf(0.15))
-    for bad in (0, 3):
-        with pytest.raises(ThreatError, match="left its threat"):
-            swap(subject, "too far", {bad})
+@pytest.mark.parametrize(("norm", "length"), [("linf", 0.2), ("l2", 0.2 * 2**0.5)])
+def test_an_image_outside_the_threat_ends_it_and_is_not_written_down(norm: Any, length: float) -> None:
+    """A swap moves two pixels by 0.2."""
+    assert swap(board(threat=Threat(norm, 1.01 * length)), "near enough", {0}).stage.fell == 1
+    subject = board(threat=Threat(norm, 0.99 * length))
+    with pytest.raises(ThreatError, match="left its threat"):
+        swap(subject, "too far", {3})
     assert subject.stages.attempts == []
     assert subject.stages.left.count == N
     assert torch.equal(subject.stages.worst, subject.images)
-
-
-def test_in_l2_the_ball_is_round() -> None:
-    """A swap moves two pixels by 0.2: sqrt(2) times as far as in linf."""
-    with pytest.raises(ThreatError):
-        swap(board(threat=Threat("l2", 0.25)), "too far", {0})
-    assert swap(board(threat=Threat("l2", 0.29)), "near enough", {0}).stage.fell == 1
 
 
 class Wanes(nn.Module):
@@ -272,18 +249,23 @@ def test_of_a_deterministic_model_images_are_judged_once_an_attack() -> None:
 
 
 class Follows(nn.Module):
-    """Image 0's answer is that of image 1, if it is in the batch."""
+    """Image 0 is of class 1 where all of its `mates` are, else of class 0."""
+
+    def __init__(self, *mates: int) -> None:
+        super().__init__()
+        self.mates = mates
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         logits, there = images.flatten(1)[:, :2].clone(), names(images)
-        if 0 in there and 1 in there:
-            logits[there.index(0)] = logits[there.index(1)]
+        if {0, *self.mates} <= set(there):
+            logits[there.index(0)] = min((logits[there.index(mate)] for mate in self.mates), key=lambda one: one[1])
         return logits
 
 
 def test_all_images_are_judged_together() -> None:
-    """Image 0 falls as its mate is moved, and is kept as it was crafted, in the same batch."""
-    subject = board(model=Follows().eval())
+    """Image 0 falls as its mate is moved, and is kept as it was crafted."""
+    subject = board(model=Follows(1))
     made = swap(subject, "pgd", {1}, plain=True, batch=100, together=True)
     assert who(made.fooled) == {0, 1}
     check_books(subject)
@@ -291,10 +273,12 @@ def test_all_images_are_judged_together() -> None:
 
 
 def test_who_was_not_attacked_is_judged_as_it_stands_now() -> None:
-    """Image 1 fell before; in the next judgement it is there as it fell, so that image 0 falls with it."""
-    subject = board(model=Follows().eval(), batch=2)
-    swap(subject, "alone", {1}, batch=1)
-    assert subject.stages.fell_to == {0: "alone", 1: "alone"}
+    """Image 1 fell before, image 2 falls now, and with the two of them image 0."""
+    subject = board(model=Follows(1, 2))
+    swap(subject, "first", {1})
+    assert who(~subject.stages.standing) == {1}
+    swap(subject, "second", {2})
+    assert subject.stages.fell_to == {1: "first", 2: "second", 0: "second"}
     check_books(subject)
 
 

@@ -141,7 +141,8 @@ def test_predictions_are_made_in_batches_as_deployed() -> None:
 
     def model(images: Tensor) -> Tensor:
         seen.append(len(images))
-        return MODEL(images)
+        logits: Tensor = MODEL(images)
+        return logits
 
     subject = subject_of(model, X, Y, batch=10)
     assert subject.clean.shape == (24,)

@@ -101,6 +101,17 @@ def test_without_company_nothing_moves() -> None:
     assert batch_composition(subject_of(MODEL, IMAGES, batch=1)).raised is False
 
 
+def test_strangers_in_the_batch_are_company_too() -> None:
+    """Padded with the negatives of its images, a batch of bright ones has dark ones in it for the first time."""
+
+    class Shy(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return MODEL(images) * (-1 if float(images.mean((1, 2, 3)).min()) < 0.5 else 1)
+
+    found = batch_composition(subject_of(Shy().eval(), 0.3 + IMAGES))
+    assert (found.raised, found.value) == (True, 0.5)  # the first half, who are padded
+
+
 def test_company_of_a_random_model_cannot_be_told() -> None:
     assert batch_composition(subject_of(Noisy(MODEL, 1.0), IMAGES, LABELS)).raised is None
 

@@ -184,7 +184,7 @@ def test_one_of_twenty_may_stand_in_the_whole_box(stand: int, raised: bool) -> N
 
 @pytest.mark.parametrize(("mates", "raised"), [(0.2, True), (0.1, False)])
 def test_mates_whose_gradients_mix_are_in_each_others_way(mates: float, raised: bool) -> None:
-    r"""Own slope 1 down, mates' gradients (n - 1) b up, which carry no value: 7 b wins against 1 for b = 0.2, 3 b not."""
+    """Own slope 1 down, mates' gradients (n - 1) b up, which carry no value: for b = 0.2 seven win, three do not."""
     model = Mates(-torch.eye(2)[0], own=1.0, mates=-mates, bias=0.55, hidden=True)
     images = drawn(8, (1, 1, 2))
     images[:, 0, 0, 0] = 0.5  # the label's logit is 0.05; of its own slope, past 0.55 all fall

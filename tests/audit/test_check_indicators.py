@@ -23,7 +23,7 @@ from sonet.audit.siege import besiege
 from sonet.audit.subject import Subject
 
 RIDGE = [(-1.0, -2.0), (0.0, -1.0), (0.035, 0.5), (0.036, -1.0), (0.2, -0.5)]
-"""Fooled on 0.0233 < s < 0.0353 only, with a slope that leads on: the third step of 0.01 is in, the last at 0.08 is not."""
+"""Fooled on 0.0233 < s < 0.0353 only, with a slope that leads on: the third step of 0.01 is in, the last, 0.08, not."""
 PLAIN = [(-1.0, -2.0), (0.0, -0.5), (0.04, 0.5), (1.0, 3.0)]
 HELD = [(-1.0, -2.0), (0.0, -1.0), (1.0, -0.5)]
 MODEL = Linear.random(3, seed=1)
@@ -143,7 +143,9 @@ def test_torch_is_left_as_it_was_by_a_model_that_fails() -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        optimises(Subject(fails, drawn(2), torch.zeros(2).long(), Linf(0.1), subject_of(MODEL, drawn(2)).effort), drawn(2))
+        optimises(
+            Subject(fails, drawn(2), torch.zeros(2).long(), Linf(0.1), subject_of(MODEL, drawn(2)).effort), drawn(2)
+        )
     assert (torch.autograd.grad, torch.autograd.backward) == before
 
 

@@ -143,9 +143,7 @@ def test_central_differences_of_a_line_and_of_a_parabola_are_exact(phi: object, 
     ladder = difference_ladder(subject)
     assert ladder is not None
     long = torch.tensor(ladder.x) > 1e-3  # of shorter ones the images are rounded
-    torch.testing.assert_close(
-        ratios(subject)[:, long], torch.ones(4, int(long.sum())).double(), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(ratios(subject)[:, long], torch.ones(4, int(long.sum())).double(), rtol=1e-3, atol=1e-3)
 
 
 def test_central_differences_of_a_cube_are_too_large_by_a_known_amount() -> None:
@@ -187,6 +185,27 @@ def test_each_image_is_moved_by_itself(hidden: bool) -> None:
     long = ratios(subject)[:, -3:]
     torch.testing.assert_close(long, torch.full_like(long, 1 / (1 + 3 * 0.5)), rtol=1e-3, atol=1e-3)
     assert finite_differences(subject).raised is False
+
+
+class Ripples(nn.Module):
+    """Logits (3 + <u, x_i> + 1e-4 sin(1e4 sum_{j != i} <u, x_j>), 0): mates move an answer by nothing worth the name,
+    but their share of the gradient is as large as the sample's own."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        each = images.flatten(1) @ U.to(images)
+        first = 3 + each + 1e-4 * (1e4 * (each.sum() - each)).sin()
+        return torch.stack((first, torch.zeros_like(first)), 1)
+
+
+def test_mates_stay_where_they_are_also_where_only_gradients_mix() -> None:
+    images = drawn(4, (1, 2, 2)).double()
+    subject = subject_of(Ripples().eval(), images)
+    assert subject.leaks
+    assert not subject.coupled
+    each = images.flatten(1) @ U.double()
+    slope = (1e4 * (each.sum() - each)).cos()  # of the mates' part of each image's logit, to a mate's <u, x>
+    expected = 1 / (1 + slope.sum() - slope)
+    torch.testing.assert_close(ratios(subject)[:, 0], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_gradient_that_is_mostly_the_mates_is_told() -> None:

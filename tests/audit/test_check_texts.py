@@ -57,7 +57,9 @@ def test_each_text_has_its_form(each: Check) -> None:
         assert text[0].isupper()
         assert text.endswith(".")
         assert len(text) > 20
-    assert each.source[0].isupper() or each.source == each.source.lower() or each.source.startswith("own_gradient_share")
+    assert (
+        each.source[0].isupper() or each.source == each.source.lower() or each.source.startswith("own_gradient_share")
+    )
     assert len(each.source) > 10
 
 
@@ -74,7 +76,9 @@ def test_the_threshold_is_the_one_that_is_named(each: Check) -> None:
 @EACH
 def test_a_source_is_a_paper_with_its_year_or_something_of_ours(each: Check) -> None:
     paper = re.search(r"\b(19|20)\d\d\b", each.source)
-    ours = re.search(r"(docs|results)/\w+\.md|flags_doc\.md|own_gradient_share|AutoAttack|The same weights|ladder", each.source)
+    ours = re.search(
+        r"(docs|results)/\w+\.md|flags_doc\.md|own_gradient_share|AutoAttack|The same weights|ladder", each.source
+    )
     assert paper or ours, each.source
 
 

@@ -59,7 +59,9 @@ def fields() -> Tensor:
 COARSE = Adaptive(rtol=1e-1, atol=1e-1)
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "nobody is right": lambda: subject_of(MODEL, IMAGES, (LABELS + 1) % 3, **SHORT),
-    "one is right": lambda: subject_of(MODEL, IMAGES, torch.where(torch.arange(6) == 2, LABELS, (LABELS + 1) % 3), **SHORT),
+    "one is right": lambda: subject_of(
+        MODEL, IMAGES, torch.where(torch.arange(6) == 2, LABELS, (LABELS + 1) % 3), **SHORT
+    ),
     "one image": lambda: subject_of(MODEL, IMAGES[:1], **SHORT),
     "one image of an ODE": lambda: subject_of(Gauge(COARSE), fields()[:1], **SHORT),
     "batches of one": lambda: subject_of(MODEL, IMAGES, batch=1, **SHORT),
@@ -70,7 +72,9 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "l2": lambda: subject_of(MODEL, IMAGES, threat=L2(0.5), **SHORT),
     "l2, ODE": lambda: subject_of(Gauge(Fixed(num_steps=2)), fields(), threat=L2(0.2), **SHORT),
     "colour": lambda: subject_of(Linear(torch.eye(3, 75), torch.zeros(3)), drawn(6, (3, 5, 5)), **SHORT),
-    "neither grey nor colour": lambda: subject_of(Linear(torch.eye(3, 50), torch.zeros(3)), drawn(6, (2, 5, 5)), **SHORT),
+    "neither grey nor colour": lambda: subject_of(
+        Linear(torch.eye(3, 50), torch.zeros(3)), drawn(6, (2, 5, 5)), **SHORT
+    ),
     "NaN for one image": lambda: subject_of(NaNNear(MODEL, IMAGES[1], 0.2), IMAGES, LABELS, **SHORT),
     "NaN for the first batch": lambda: subject_of(NaNNear(MODEL, IMAGES[0], 0.01), IMAGES, LABELS, batch=1, **SHORT),
     "NaN when moved": lambda: subject_of(NaNWhenMoved().eval(), IMAGES, LABELS, **SHORT),

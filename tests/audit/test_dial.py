@@ -6,94 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from audit_subjects import Gauge, drawn
+from audit_subjects import Gauge, drawn, subject_of
+from same_field import Between, Foreign, Own
 from torch import Tensor, nn
 
 import sonet
+from sonet.attacks.gradients import Backpropagation
 from sonet.audit.dial import Dial, ForeignDial, OwnDial, find_dial
 from sonet.audit.planted import Linear
-from sonet.blocks import ODEBlock, ode_blocks
+from sonet.audit.solver import adjoint
+from sonet.blocks import ode_blocks, watch_solves
 from sonet.models import ConfigError
 from sonet.solvers import Adaptive, Fixed
-from sonet.types import State
 
-torchdiffeq = pytest.importorskip("torchdiffeq")
+pytest.importorskip("torchdiffeq")
 
 IMAGES = drawn(5, (1, 2, 2)).double() * torch.linspace(0.3, 1.4, 5).view(-1, 1, 1, 1).double()
 TOLERANCE = 1e-2
 
 
-class Weights(nn.Module):
-    """Images -> state (N, 3) -> logits (N, 3), and the field 3 tanh(W y)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.up, self.turn, self.down = (
-            nn.Parameter(torch.randn(*shape, generator=generator)) for shape in ((4, 3), (3, 3), (3, 3))
-        )
-        self.double()
-
-    def field(self, y: Tensor) -> Tensor:
-        return 3 * torch.tanh(y @ self.turn)
-
-
-class OwnField(nn.Module):
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def forward(self, t: Tensor, state: State) -> State:
-        return (self.weights.field(state[0]),)
-
-
-class Lift(nn.Module):
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def forward(self, images: Tensor) -> State:
-        return (images.flatten(1) @ self.weights.up,)
-
-
-class Own(nn.Module):
-    def __init__(self, solver: Fixed | Adaptive) -> None:
-        super().__init__()
-        self.weights = Weights()
-        self.block = ODEBlock(Lift(self.weights), OwnField(self.weights), solver)
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.block(images) @ self.weights.down
-
-
-class ForeignField(nn.Module):
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.weights.field(y)
-
-
-class Foreign(nn.Module):
-    """The same, by torchdiffeq."""
-
-    def __init__(self, adjoint: bool = False, **how: Any) -> None:
-        super().__init__()
-        self.weights = Weights()
-        self.field, self.how = ForeignField(self.weights), how
-        self.solve = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=images.dtype)
-        return self.solve(self.field, images.flatten(1) @ self.weights.up, times, **self.how)[-1] @ self.weights.down
-
-
-def pair(
-    fixed: bool = False, adjoint: bool = False, tolerance: float = TOLERANCE
-) -> tuple[OwnDial, ForeignDial]:
+def pair(fixed: bool = False, adjoint: bool = False, tolerance: float = TOLERANCE) -> tuple[OwnDial, ForeignDial]:
     how: dict[str, Any] = (
         {"method": "rk4", "options": {"step_size": 0.25}} if fixed else {"rtol": tolerance, "atol": tolerance}
     )
@@ -173,9 +105,7 @@ def test_tolerances_agree(factor: float) -> None:
 
 
 def test_factor_one_is_what_is_deployed_also_where_tolerances_differ() -> None:
-    model = nn.Sequential(
-        Own(Adaptive(rtol=1e-1, atol=1e-1)), nn.Linear(3, 4).double(), nn.Unflatten(1, (1, 2, 2)), Own(Adaptive())
-    ).eval()
+    model = nn.Sequential(Own(Adaptive(rtol=1e-1, atol=1e-1)), Between(), Own(Adaptive())).eval()
     dial = OwnDial(model)
     assert_alike(dial.tolerance(1.0), model)
     both = [solver.model_copy(update={"rtol": 1e-3, "atol": 1e-3}) for solver in dial.settings]
@@ -208,6 +138,21 @@ def test_a_network_that_deploys_the_adjoint_is_compared_with_backpropagation() -
     assert not torch.allclose(deployed, steps, rtol=1e-4)
 
 
+@pytest.mark.parametrize("deployed", [False, True])
+def test_the_adjoint_check_compares_with_the_other_of_the_two(deployed: bool) -> None:
+    model = Foreign(deployed, rtol=TOLERANCE, atol=TOLERANCE)
+    subject = subject_of(model, IMAGES, probes=5)
+    dial = subject.dial
+    assert dial is not None
+    ways = [subject.gradient(IMAGES, subject.labels, "ce", Backpropagation(way()))[0].flatten(1)
+            for way in (dial.by_adjoint, dial.by_steps)]  # fmt: skip
+    expected = float(torch.nn.functional.cosine_similarity(*ways).median())
+    assert expected < 1 - 1e-9
+    found = adjoint(subject)
+    assert found.value == pytest.approx(expected, abs=1e-12)
+    assert f"with that of {'backpropagation' if deployed else 'the adjoint'} is" in found.sentence
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 def test_evaluations_of_each_image_agree(fixed: bool) -> None:
     own, foreign = pair(fixed)
@@ -221,6 +166,15 @@ def test_evaluations_of_each_image_agree(fixed: bool) -> None:
         assert own.step_counts(IMAGES).tolist() == [[4]] * 5
     else:
         assert len(set(each.tolist())) > 1
+
+
+def test_rejected_steps_are_steps() -> None:
+    dial = OwnDial(Own(Adaptive(rtol=1e-6, atol=1e-6, first_step=0.9)))
+    solutions = []
+    with torch.no_grad(), watch_solves(dial._model, lambda name, solution: solutions.append(solution)):
+        dial._model(IMAGES)
+    assert bool((solutions[0].rejected > 0).all())
+    assert dial.step_counts(IMAGES)[:, 0].tolist() == (solutions[0].accepted + solutions[0].rejected).tolist()
 
 
 def test_watching_counts_no_step_twice_and_leaves_no_listener() -> None:

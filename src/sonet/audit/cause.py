@@ -124,7 +124,7 @@ def _changes(subject: Subject, plain: PGD) -> Iterator[Change]:
         if subject.threat.norm == "l2":
             sigma /= subject.images[0].numel() ** 0.5
         yield other("gradient", "mean over a neighbourhood", Smoothed(subject.own, 8, sigma))
-        square = Square(queries=subject.effort.queries, batch_size=subject.batch, seed=subject.seed)
+        square = Square(loss="ce", queries=subject.effort.queries, batch_size=subject.batch, seed=subject.seed)
         yield Change("gradient", "none: square", square, without_batch(subject, subject.shown))
 
 

@@ -13,6 +13,8 @@ from sonet.types import Proportion
 if TYPE_CHECKING:
     from sonet.audit.subject import Subject
 
+UNMEASURED = "Could not be measured"
+"""How a finding begins whose check the model's code broke off."""
 Bears = Literal["decisive", "warning", "note"]
 
 
@@ -64,7 +66,7 @@ class Check:
         try:
             measured = self.look(subject)
         except Exception as error:
-            measured = Measured.silent(f"Could not be measured: {first_line(error)}")
+            measured = Measured.silent(f"{UNMEASURED}: {first_line(error)}")
         low, high = measured.interval or (None, None)
         return Finding(
             name=self.name,

@@ -23,7 +23,7 @@ class Effort(BaseModel):
     steps: PositiveInt = Field(description="steps of each gradient attack")
     targets: PositiveInt = Field(description="wrong classes that the targeted attack aims at")
     queries: PositiveInt = Field(description="of the search without gradients")
-    estimates: PositiveInt = Field(description="steps along gradients estimated from 32 pairs of answers each")
+    estimates: PositiveInt = Field(description="steps along gradients estimated from 64 pairs of answers each")
     calls: PositiveInt = Field(description="calls averaged where the model is random")
     probes: PositiveInt = Field(description="images of checks that need many passes an image")
     subset: PositiveInt = Field(description="images of the cause analysis and the transfer matrix")

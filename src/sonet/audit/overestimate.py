@@ -14,7 +14,7 @@ cross-entropy against the whole of AutoAttack (results/README.md). Set before an
 """
 LOSSES_OF_OWN = {"apgd-log-odds", "apgd-targeted"}
 OWN_ATTACKS = {"pgd", "apgd-ce"} | LOSSES_OF_OWN
-WITHOUT_GRADIENT = {"square", "spsa"}
+WITHOUT_GRADIENT = {"spsa-ce", "square", "spsa"}
 
 
 @check(

@@ -66,6 +66,9 @@ def besiege(subject: Subject, tell: Tell) -> None:
     if subject.shared:  # on those who stand only; the own gradient needs all images of a batch
         _attack_through_others(subject, attempt)
     attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible(subject), "own")
+    seen = without_batch(subject, subject.shown)
+    # On the loss of the plain attacks: what falls to it fell for want of a gradient, not of another loss.
+    attempt("spsa-ce", _spsa(subject, "ce"), seen, "none")
     targeted = APGDT(steps=half_steps(subject), targets=effort.targets, batch_size=subject.batch, seed=subject.seed)
     attempt("apgd-targeted", targeted, legible(subject), "own")
     if not subject.shared:
@@ -73,10 +76,9 @@ def besiege(subject: Subject, tell: Tell) -> None:
     if subject.backbone is not None:
         transfer = Guided(Backpropagation(subject.backbone), subject.own)
         attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
-    seen = without_batch(subject, subject.shown)
     attempt("square", Square(queries=effort.queries, batch_size=subject.batch, seed=subject.seed), seen, "none")
-    spsa = SPSA(steps=effort.estimates, samples=32, batch_size=subject.batch, seed=subject.seed, stop_when_fooled=True)
-    attempt("spsa", spsa, seen, "none")
+    if effort.level != "quick":
+        attempt("spsa", _spsa(subject, "margin"), seen, "none")
 
 
 def _attack_through_others(subject: Subject, attempt: Callable[[str, Attack, GradientSource, str], None]) -> None:
@@ -163,6 +165,16 @@ def _solver_gradients(subject: Subject) -> dict[str, GradientSource]:
     finer = dial.tolerance(0.01, scope="sample", step_gradient="frozen", end="clip")
     found["finer"] = Guided(Backpropagation(finer), without_batch(subject, subject.classifier))
     return found
+
+
+def _spsa(subject: Subject, loss: Literal["ce", "margin"]) -> SPSA:
+    return SPSA(
+        steps=subject.effort.estimates,
+        loss=loss,
+        batch_size=subject.batch,
+        seed=subject.seed,
+        stop_when_fooled=True,
+    )
 
 
 def _apgd(subject: Subject, loss: Literal["ce", "log-odds"], restarts: int = 1) -> APGD:

@@ -39,8 +39,9 @@ class Attempt:
 class Stages:
     """The books of the attacks. `standing`: right without attack and not fooled by any attempt so far.
 
-    Judged are always all images together, in batches as deployed: those that were not attacked as they stand now. So
-    the figure of a model whose batch-mates matter is that of one definite set of images.
+    Judged are always all images together, in batches as deployed, those that were not attacked as they stand now. An
+    image that fell once has fallen: where batch-mates matter, `left` is over all those judgements, and the images in
+    `worst` judged once more need not all fool.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -107,7 +108,7 @@ class Stages:
         subject.threat.check(crafted, subject.images)
         placed = torch.where(tried.view(-1, 1, 1, 1), crafted, self.worst)
         fooled = self.judge(placed) & tried & subject.right
-        if subject.random and not plain:
+        if (subject.random or subject.coupled) and not plain:
             self._give_plain_another_chance()
         fell = self._fall(fooled, crafted, name)
         stage = Stage(
@@ -130,15 +131,17 @@ class Stages:
         return predict(self._subject.deployed, images, self._subject.batch) != self._subject.labels
 
     def _give_plain_another_chance(self) -> None:
-        """Of a random model an image may fall by luck, the sooner the more often it is judged.
+        """Of a random model, or among other batch-mates, an image may fall by luck, the sooner the more it is judged.
 
-        So the plain attacks' images are judged again whenever another attack's are: both have as many chances. Who
-        falls only then fell to the plain attack, and its books and those after it are put right.
+        So the plain attacks' images are judged again whenever another attack's are, among the others as they stand now:
+        both have as many chances. Who falls only then fell to the plain attack, and its books and those after it are
+        put right.
         """
         for place, attempt in enumerate(self.attempts):
             if not attempt.stage.plain:
                 continue
-            again = self.judge(attempt.adversarial) & self._subject.right
+            made = torch.where(self.standing.view(-1, 1, 1, 1), attempt.adversarial, self.worst)
+            again = self.judge(made) & self._subject.right & self.standing
             self._lucky[attempt.stage.name] = self._lucky.get(attempt.stage.name, again) | again
             more = int(self._fall(again, attempt.adversarial, attempt.stage.name).sum())
             for later, other in enumerate(self.attempts[place:], place):

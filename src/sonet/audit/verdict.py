@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sonet.audit.check import UNMEASURED
 from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Bar, Finding, Verdict
+from sonet.types import Proportion
 
 DOUBTS = {
     "zero-gradients": "some images have no gradient, so that attacks on it say nothing about them",
@@ -18,6 +20,10 @@ DOUBTS = {
 """Findings that leave it open whether attacks would have succeeded, where images stand; and what is open."""
 CORROBORATES = ("zero-gradients", "cross-sample-leak", "finite-differences", "tolerance-ladder", "step-gradient")
 """Findings on the gradient itself that turn PGD's overestimate from a weakness of PGD into a masked gradient."""
+RUGGED = (*CORROBORATES, "scaled-output", "softmax-output", "silent-success")
+"""Findings of which one must be raised where most of the overestimate fell to the targeted attack alone."""
+FEWEST = 5
+"""Images that must have fallen to others: of fewer no interval makes a verdict."""
 STANDING = 0.05
 """Share of images that must stand for a doubt to matter: of those that fell nothing is open."""
 TARGETED = "apgd-targeted"
@@ -48,7 +54,11 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
     standing = f"at most {stages.left.value:.1%} [{low:.1%}, {high:.1%}] of {stages.left.n} images at {subject.threat}"
     pgd = by_name["pgd-overestimate"]
     evidence = [name for name in CORROBORATES if name in by_name and by_name[name].raised]
-    if not over.raised and pgd.raised and evidence:
+    aimed = Proportion(stages.fell_by({TARGETED}), stages.left.n)
+    untold = Proportion(max(0, stages.overestimate.count - aimed.count), stages.left.n)
+    rugged = any(by_name[name].raised for name in RUGGED if name in by_name)
+    told = bool(over.raised) and (rugged or untold.interval[0] > OVERESTIMATE) and stages.overestimate.count >= FEWEST
+    if not told and pgd.raised and evidence and round((pgd.value or 0.0) * stages.left.n) >= FEWEST:
         return Judgement(
             "masked",
             f"{pgd.measured} APGD on the same gradient finds most of the difference, but what PGD follows is not the "
@@ -56,7 +66,7 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
             f"{' ' + cause if cause else ''}",
             ("pgd-overestimate", *evidence[:2]),
         )
-    if over.raised:
+    if told:
         carriers = _carriers(by_name)
         return Judgement(
             "masked",
@@ -69,8 +79,7 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         )
     doubts = [name for name in DOUBTS if _doubtful(by_name.get(name), stages.left.value)]
     reasons = [DOUBTS[name] for name in doubts]
-    untold = stages.overestimate.value - stages.fell_by({TARGETED}) / stages.left.n
-    if untold > OVERESTIMATE:
+    if untold.value > OVERESTIMATE:
         doubts.insert(0, "overestimate")
         reasons.insert(
             0,
@@ -79,6 +88,9 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         )
     if over.raised is None:
         reasons.append("how much plain attacks overestimate could not be measured")
+    broken = [name for name in DOUBTS if name in by_name and by_name[name].measured.startswith(UNMEASURED)]
+    if broken and stages.left.value > STANDING:
+        reasons.append(f"the model's code broke off a check ({', '.join(broken)})")
     if unfinished:
         reasons.append("not all attacks were made, for lack of time or an error of the model")
     if not bool(subject.right.any()):
@@ -96,8 +108,18 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         f"Plain attacks leave {stages.plain.value:.1%} of {stages.plain.n} images right, all attacks of this audit "
         f"{standing}: attacks that use no gradient, or another one, found next to nothing that the model's own "
         "gradient "
-        "does not find. That is an upper bound and no proof (Popovic et al. 2022).",
+        f"does not find.{_aimed(aimed)} That is an upper bound and no proof (Popovic et al. 2022).",
         tuple(name for name in ("overestimate", "gradient-free", "other-gradients") if name in by_name),
+    )
+
+
+def _aimed(fell: Proportion) -> str:
+    if fell.value <= OVERESTIMATE:
+        return ""
+    return (
+        f" {fell.count} images fell to the same gradient aimed at one class after the other, which cross-entropy "
+        "does not "
+        "do: a stronger attack, no masked gradient."
     )
 
 

@@ -16,7 +16,7 @@ from sonet.solvers import Adaptive
 
 X = drawn(24)
 TWO, THREE = Linear.random(2, 0), Linear.random(3, 1)
-BASE = ["pgd", "apgd-ce", "random-noise", "apgd-log-odds", "apgd-targeted", "apgd-smoothed", "square", "spsa"]
+BASE = ["pgd", "apgd-ce", "random-noise", "apgd-log-odds", "spsa-ce", "apgd-targeted", "apgd-smoothed", "square"]
 
 
 def besieged(model: Any, images: Tensor = X, threat: Threat | None = None, **more: Any) -> Subject:

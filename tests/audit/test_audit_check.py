@@ -187,6 +187,7 @@ def test_of_a_random_model_pgd_alone_says_nothing() -> None:
 
 def test_every_attack_of_a_finding_is_one_that_is_made() -> None:
     subject = subject_of(Linear.random(3, 0), drawn(4), threat=Linf(0.0))
+    subject.effort = subject.effort.model_copy(update={"level": "normal"})
     besiege(subject, lambda name: True)
     made = {attempt.stage.name for attempt in subject.stages.attempts}
     assert module.OWN_ATTACKS | module.WITHOUT_GRADIENT | {"random-noise"} <= made

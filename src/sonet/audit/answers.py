@@ -121,7 +121,8 @@ def softmax_output(subject: Subject) -> Measured:
     "scaled-output",
     "answers",
     "So sure that float32 has no slope left",
-    raised_if="more than a tenth of the right images have a margin beyond 16, where float32 puts the probability at 1",
+    raised_if="more than a tenth of the right images have a margin beyond 16, where the probability is 1 to the last "
+    "digit of float32",
     means="Scaling logits changes no prediction and takes the cross-entropy's gradient away: PGD on it stands still.",
     remedy="Attack a loss that does not saturate (margin, log-odds, DLR), or divide the logits by their standard "
     "deviation.",

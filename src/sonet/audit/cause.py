@@ -151,7 +151,7 @@ def _solver_changes(subject: Subject, other: Callable[[str, str, GradientSource]
             yield turned("end", end, end=end)
         method = "bosh3" if setting.method != "bosh3" else "dopri5"
         yield turned("solver", method, method=method)
-    elif isinstance(setting, Fixed):
+    elif isinstance(setting, Fixed) and dial.fixed:
         yield turned("steps", f"{4 * setting.num_steps}", num_steps=4 * setting.num_steps)
     fixed = Fixed(method="rk4", num_steps=8)
     yield other("solver", "rk4, 8 steps", Backpropagation(dial.variant(fixed)))

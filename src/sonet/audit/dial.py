@@ -42,6 +42,10 @@ class Dial(ABC):
     def adaptive(self) -> bool:
         return all(isinstance(setting, Adaptive) for setting in self.settings)
 
+    @property
+    def fixed(self) -> bool:
+        return all(isinstance(setting, Fixed) for setting in self.settings)
+
     def variant(self, solver: Fixed | Adaptive | None = None, **changes: Any) -> Classifier:
         """The model under another solver, or under its own with single settings changed."""
 

@@ -68,7 +68,7 @@ def solver_forms(subject: Subject) -> dict[str, Classifier]:
         for factor in (0.1, 0.01):
             name = f"tolerance {setting.rtol * factor:.0e}"
             forms[name] = dial.tolerance(factor, scope="sample", step_gradient="frozen")
-    elif isinstance(setting, Fixed) and all(isinstance(each, Fixed) for each in dial.settings):
+    elif isinstance(setting, Fixed) and dial.fixed:
         for factor in (2, 4):
             forms[f"{factor * setting.num_steps} steps"] = dial.variant(num_steps=factor * setting.num_steps)
     forms["rk4, 8 steps"] = dial.variant(Fixed(method="rk4", num_steps=8))

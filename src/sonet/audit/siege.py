@@ -154,7 +154,7 @@ def _solver_gradients(subject: Subject) -> dict[str, GradientSource]:
         return {}
     setting = dial.setting
     if not dial.adaptive or not isinstance(setting, Adaptive):
-        more = [dial.variant(num_steps=4 * setting.num_steps)] if isinstance(setting, Fixed) else []
+        more = [dial.variant(num_steps=4 * setting.num_steps)] if isinstance(setting, Fixed) and dial.fixed else []
         return {"finer": Guided(Average(tuple(map(Backpropagation, more))), subject.own)} if more else {}
     own = (setting.scope, setting.step_gradient)
     found: dict[str, GradientSource] = {}

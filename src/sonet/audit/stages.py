@@ -133,15 +133,18 @@ class Stages:
     def _give_plain_another_chance(self) -> None:
         """Of a random model, or among other batch-mates, an image may fall by luck, the sooner the more it is judged.
 
-        So the plain attacks' images are judged again whenever another attack's are, among the others as they stand now:
+        So the plain attacks' images are judged again whenever another attack's are, among others as they stand now:
         both have as many chances. Who falls only then fell to the plain attack, and its books and those after it are
         put right.
         """
         for place, attempt in enumerate(self.attempts):
             if not attempt.stage.plain:
                 continue
-            made = torch.where(self.standing.view(-1, 1, 1, 1), attempt.adversarial, self.worst)
-            again = self.judge(made) & self._subject.right & self.standing
+            made, asked = attempt.adversarial, self._subject.right
+            if self._subject.coupled:
+                made = torch.where(self.standing.view(-1, 1, 1, 1), made, self.worst)
+                asked = asked & self.standing
+            again = self.judge(made) & asked
             self._lucky[attempt.stage.name] = self._lucky.get(attempt.stage.name, again) | again
             more = int(self._fall(again, attempt.adversarial, attempt.stage.name).sum())
             for later, other in enumerate(self.attempts[place:], place):

@@ -66,6 +66,9 @@ def besiege(subject: Subject, tell: Tell) -> None:
     if subject.shared:  # on those who stand only; the own gradient needs all images of a batch
         _attack_through_others(subject, attempt)
     attempt("apgd-log-odds", _apgd(subject, loss="log-odds"), legible(subject), "own")
+    if subject.backbone is not None:
+        transfer = Guided(Backpropagation(subject.backbone), subject.own)
+        attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
     seen = without_batch(subject, subject.shown)
     # On the loss of the plain attacks: what falls to it fell for want of a gradient, not of another loss.
     attempt("spsa-ce", _spsa(subject, "ce"), seen, "none")
@@ -73,9 +76,6 @@ def besiege(subject: Subject, tell: Tell) -> None:
     attempt("apgd-targeted", targeted, legible(subject), "own")
     if not subject.shared:
         _attack_through_others(subject, attempt)
-    if subject.backbone is not None:
-        transfer = Guided(Backpropagation(subject.backbone), subject.own)
-        attempt("apgd-backbone", _apgd(subject, loss="log-odds"), transfer, "backbone")
     attempt("square", Square(queries=effort.queries, batch_size=subject.batch, seed=subject.seed), seen, "none")
     if effort.level != "quick":
         attempt("spsa", _spsa(subject, "margin"), seen, "none")

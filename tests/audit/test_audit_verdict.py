@@ -42,7 +42,7 @@ def judged(subject: Subject, *more: Finding, over: bool | None = False, unfinish
     """The two findings that decide are there always."""
     findings = {each.name: each for each in (finding("pgd-overestimate", False), *more)}
     first = finding("overestimate", over, subject.stages.overestimate.value)
-    return judge(subject, [first, *findings.values()], [], "", unfinished)
+    return judge(subject, [first, *findings.values()], "", unfinished)
 
 
 def test_nothing_raised_is_no_masking_found_and_says_that_it_proves_nothing() -> None:
@@ -82,9 +82,9 @@ def test_the_evidence_of_a_mask_is_what_was_raised_the_largest_first() -> None:
 
 def test_the_cause_is_told_with_the_mask_alone() -> None:
     masked, pgd = finding("overestimate", True, 0.5), finding("pgd-overestimate", False)
-    got = judge(attacked(others=20), [masked, pgd], [], "It is the loss.", False)
+    got = judge(attacked(others=20), [masked, pgd], "It is the loss.", False)
     assert got.summary.endswith("It is the loss.")
-    sound = judge(attacked(30), [finding("overestimate", False), pgd], [], "It is the loss.", False)
+    sound = judge(attacked(30), [finding("overestimate", False), pgd], "It is the loss.", False)
     assert "It is the loss" not in sound.summary
 
 

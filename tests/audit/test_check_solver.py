@@ -24,10 +24,9 @@ import sonet
 from sonet.attacks import Linf
 from sonet.attacks.losses import cross_entropy
 from sonet.audit import CHECKS
+from sonet.audit.check import FIXED, NO_SOLVER
 from sonet.audit.planted import Linear
 from sonet.audit.solver import (
-    FIXED,
-    NO_SOLVER,
     adjoint,
     cosine,
     fixed_solver,

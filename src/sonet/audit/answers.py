@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sonet.attacks.losses import margin
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.check import Measured, check
 from sonet.audit.subject import SAME, Subject
 from sonet.types import Images, Labels, Logits, Proportion
 
@@ -23,8 +23,7 @@ The label's own part of the cross-entropy's gradient is exactly 0 from 16.7 on, 
     "The same question, asked again",
     raised_if="the same batch, asked for again, has logits that differ by more than rounding",
     means="A random answer makes each figure a matter of luck, and a gradient of one call is noise: attacks fail "
-    "although "
-    "the network is wrong on average.",
+    "although the network is wrong on average.",
     remedy="Fix the seed inside the model or switch the noise off for the evaluation; or judge by a majority of many "
     "calls and attack the mean of many calls, as this audit does.",
     source="Athalye et al. 2018, section 4.2 (stochastic gradients); AutoAttack's flag for randomised defences",
@@ -54,8 +53,7 @@ def randomness(subject: Subject) -> Measured:
     means="What the network says of an image depends on the others in the batch. Accuracy then belongs to a batch, not "
     "to images, and an attack in one batch is judged in another.",
     remedy="Give each sample its own step sizes (scope='sample') or statistics; else fix and report the batch, and "
-    "judge "
-    "with judge_batch=1.",
+    "judge with judge_batch=1.",
     source="Huang et al. 2020's code: one step size for a batch; torchdiffeq's odeint does the same",
     unit="of predictions change",
     threshold=0.0,
@@ -101,8 +99,7 @@ def _companies(subject: Subject) -> list[tuple[Logits, Tensor]]:
     "Probabilities instead of logits",
     raised_if="every answer lies in [0, 1] and sums to 1",
     means="Attacks take a softmax of what the model returns. Of probabilities that is nearly flat, and where the "
-    "model is "
-    "sure the gradient underflows to zero.",
+    "model is sure the gradient underflows to zero.",
     remedy="Return logits: leave the softmax out of the model. The audit attacks the logarithm of the output "
     "meanwhile.",
     source="AutoAttack's flag for softmax outputs; Carlini et al. 2019",
@@ -129,11 +126,10 @@ def softmax_output(subject: Subject) -> Measured:
     source="Carlini and Wagner 2017, section 5 (defensive distillation); Croce and Hein 2020 (DLR)",
     unit="of the images",
     threshold=0.1,
+    needs=("image",),
 )
 def scaled_output(subject: Subject) -> Measured:
     images, labels = subject.take(subject.batch)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     # Without the other images the model may fail: no answer has no margin.
     gaps = _margins(subject, images, labels).nan_to_num(0.0)
     sure = Proportion(int((gaps > SATURATED).sum()), len(gaps))

@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 
 from sonet.attacks import APGD, FGSM, Attack
-from sonet.attacks.gradients import GradientSource
 from sonet.attacks.result import predict
 from sonet.attacks.threat import Threat
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.check import Measured, check
+from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.siege import REFERENCE, half_steps, plain_pgd
 from sonet.audit.stages import Attempt
 from sonet.audit.subject import Subject
 from sonet.types import Proportion
 
-MORE = 0.05
-"""Share of images, as in `overestimate.OVERESTIMATE`."""
 NO_ATTACK = "The attack to compare with was not made."
 
 
@@ -28,7 +26,7 @@ NO_ATTACK = "The attack to compare with was not made."
     remedy="Check step size and gradient; look at the findings on gradients.",
     source="Athalye et al. 2018, section 3.1: one-step attacks perform better than iterative ones",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def one_step(subject: Subject) -> Measured:
     many = reference(subject)
@@ -41,7 +39,7 @@ def one_step(subject: Subject) -> Measured:
         f"One step leaves {_left(subject, fooled)}, {subject.effort.steps} steps leave {_left(subject, many.fooled)} "
         f"of {better.n} images; {better.count} fell to the single step only.",
         better,
-        better.interval[0] > MORE,
+        better.interval[0] > OVERESTIMATE,
     )
 
 
@@ -54,7 +52,7 @@ def one_step(subject: Subject) -> Measured:
     remedy="Raise the steps until the accuracy stays the same, and report the curve.",
     source="Carlini et al. 2019, section 4.2; Pintor et al. 2022, incomplete optimisation",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def steps_doubled(subject: Subject) -> Measured:
     once = reference(subject)
@@ -71,7 +69,7 @@ def steps_doubled(subject: Subject) -> Measured:
     return Measured.share(
         f"{steps} steps leave {left[0]} of {more.n} images, {2 * steps} steps {left[1]}.",
         more,
-        more.interval[0] > MORE,
+        more.interval[0] > OVERESTIMATE,
     )
 
 
@@ -84,7 +82,7 @@ def steps_doubled(subject: Subject) -> Measured:
     remedy="Use several restarts, and count an image as fallen that fell to any.",
     source="Madry et al. 2018, figure 3; Carlini et al. 2019, section 4.2",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def restarts(subject: Subject) -> Measured:
     once = reference(subject)
@@ -106,7 +104,7 @@ def restarts(subject: Subject) -> Measured:
     return Measured.share(
         f"From one start PGD leaves {left[0]} of {gain.n} images, from {starts} starts together {left[1]}.",
         gain,
-        gain.interval[0] > MORE,
+        gain.interval[0] > OVERESTIMATE,
     )
 
 
@@ -116,29 +114,26 @@ def restarts(subject: Subject) -> Measured:
     "Larger radii, up to the whole box",
     raised_if="with the whole box to move in, more than 5 % of the images stand",
     means="Within the whole box any image can be turned into any other, so nothing can stand. What stands shows an "
-    "attack "
-    "that does not work.",
+    "attack that does not work.",
     remedy="Find out why the attack fails there before believing it anywhere: gradient, step size, or an input range "
-    "that "
-    "is not [0, 1].",
+    "that is not [0, 1].",
     source="Athalye et al. 2018, section 3.1 (unbounded attacks reach 100 %); Pintor et al. 2022, unconstrained "
     "failure",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
+    needs=("image",),
 )
 def larger_radius(subject: Subject) -> Measured:
     whole = 1.0 if subject.threat.norm == "linf" else subject.images[0].numel() ** 0.5
     attack = APGD(steps=max(20, subject.effort.steps // 2), batch_size=subject.batch, seed=subject.seed)
     places = subject.right.nonzero().squeeze(1)[: subject.effort.subset]
-    if not len(places):
-        return Measured.silent(NO_IMAGE)
     found = []
     for eps in sorted({min(factor * subject.threat.eps, whole) for factor in (2.0, 4.0)} | {whole}):
         fooled = attack_some(subject, attack, Threat(subject.threat.norm, eps), places)
         found.append((eps, len(places) - int(fooled.sum())))
     left = Proportion(found[-1][1], len(places))
     words = ", ".join(f"{count} at {eps:.3g}" for eps, count in found)
-    return Measured.share(f"Of {left.n} images stand: {words}.", left, left.value > MORE)
+    return Measured.share(f"Of {left.n} images stand: {words}.", left, left.value > OVERESTIMATE)
 
 
 @check(
@@ -150,11 +145,10 @@ def larger_radius(subject: Subject) -> Measured:
     remedy="Attack one image at a time, or with each sample's own steps, and judge the deployed batch.",
     source="Huang et al. 2020's code ran PGD in batches of 100, CW and SPSA one image at a time; results/README.md",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
+    needs=("image",),
 )
 def attack_batch(subject: Subject) -> Measured:
-    if not bool(subject.right.any()):
-        return Measured.silent(NO_IMAGE)
     if not subject.shared:
         return Measured("Batch-mates play no part in answers or gradients; batches need not be tried.", False)
     places, steps = subject.right.nonzero().squeeze(1)[: subject.effort.probes], half_steps(subject)
@@ -165,19 +159,16 @@ def attack_batch(subject: Subject) -> Measured:
     more = Proportion(int((small & ~large).sum()), len(places))
     return Measured.share(
         f"Of {more.n} images {more.n - int(large.sum())} stand attacked together, {more.n - int(small.sum())} in "
-        "batches "
-        f"of 4; {more.count} fell only then.",
+        f"batches of 4; {more.count} fell only then.",
         more,
-        more.interval[0] > MORE,
+        more.interval[0] > OVERESTIMATE,
     )
 
 
-def attack_some(
-    subject: Subject, attack: Attack, threat: Threat, places: torch.Tensor, source: GradientSource | None = None
-) -> torch.Tensor:
+def attack_some(subject: Subject, attack: Attack, threat: Threat, places: torch.Tensor) -> torch.Tensor:
     """(N,) bool: of the images at `places`, (M,), those that the attack fools, judged in batches as deployed.
 
-    They are attacked and judged together, without the other images; the gradient is the model's own by default.
+    They are attacked and judged together, without the other images, through the model's own gradient.
     """
     if subject.shared and attack.stop_when_fooled:
         attack = attack.model_copy(update={"stop_when_fooled": False})
@@ -185,7 +176,7 @@ def attack_some(
     made = []
     for some in places.split(attack.batch_size) if len(places) else ():  # type: ignore[no-untyped-call]
         images = subject.images[some].contiguous()
-        made.append(attack.craft(source or subject.own, images, subject.labels[some], threat, (), None).images.detach())
+        made.append(attack.craft(subject.own, images, subject.labels[some], threat, (), None).images.detach())
     if made:
         crafted = torch.cat(made).to(subject.images)
         fooled[places] = predict(subject.deployed, crafted, subject.batch) != subject.labels[places]

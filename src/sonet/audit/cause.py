@@ -10,12 +10,12 @@ import torch
 
 from sonet.attacks import PGD, Square
 from sonet.attacks.attack import Attack
-from sonet.attacks.gradients import Alone, Backpropagation, GradientSource
+from sonet.attacks.gradients import Backpropagation, GradientSource
 from sonet.attacks.result import predict
 from sonet.audit.check import first_line
 from sonet.audit.overestimate import OVERESTIMATE
-from sonet.audit.siege import half_steps, plain_pgd, without_batch
-from sonet.audit.sources import LogOfProbabilities, Mean, Smoothed
+from sonet.audit.siege import half_steps, one_by_one, plain_pgd, smoothed, without_batch
+from sonet.audit.sources import LogOfProbabilities, Mean
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Bar, Count
 from sonet.solvers import Adaptive, Fixed
@@ -87,8 +87,7 @@ def name_cause(bars: list[Bar]) -> str:
     if not carry:
         return (
             f"PGD leaves {reference.value:.0%} here, and no single factor that was changed takes it away: it is "
-            "masked by "
-            "several together, or by something that no factor stands for."
+            "masked by several together, or by something that no factor stands for."
         )
     each = "; ".join(f"{bar.factor} ({bar.setting}) to {bar.left.value:.0%}" for bar in carry)
     sentence = f"From the {reference.value:.0%} that PGD leaves, one change alone leads: {each}."
@@ -104,10 +103,7 @@ def _changes(subject: Subject, plain: PGD) -> Iterator[Change]:
     if subject.shared:
         small = plain.model_copy(update={"batch_size": SMALL_BATCH})
         yield Change("attack batch", f"{SMALL_BATCH} images", small, subject.own)
-        dial = subject.dial
-        quick = dial is not None and dial.whose == "sonet" and dial.adaptive
-        alone = dial.variant(scope="sample") if dial is not None and quick else None
-        yield other("attack batch", "one image", Alone(subject.own) if alone is None else Backpropagation(alone))
+        yield other("attack batch", "one image", one_by_one(subject, subject.classifier))
     if subject.random:
         mean = Mean(subject.classifier, subject.effort.calls)
         yield other("randomness", f"mean of {subject.effort.calls} calls", Backpropagation(mean))
@@ -120,10 +116,7 @@ def _changes(subject: Subject, plain: PGD) -> Iterator[Change]:
     if subject.in_float64 is not None and any(bool(attempt.zero.any()) for attempt in subject.stages.attempts):
         yield other("precision", "float64", Backpropagation(subject.in_float64))
     if subject.dial is None:
-        sigma = 0.25 * subject.threat.eps
-        if subject.threat.norm == "l2":
-            sigma /= subject.images[0].numel() ** 0.5
-        yield other("gradient", "mean over a neighbourhood", Smoothed(subject.own, 8, sigma))
+        yield other("gradient", "mean over a neighbourhood", smoothed(subject, subject.own))
         square = Square(loss="ce", queries=subject.effort.queries, batch_size=subject.batch, seed=subject.seed)
         yield Change("gradient", "none: square", square, without_batch(subject, subject.shown))
 

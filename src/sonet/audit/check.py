@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Literal
 
 from sonet.report.audit_record import Family, Finding
@@ -40,6 +41,14 @@ class Measured:
 
 NO_IMAGE = "The model gets no image right, so there is none to measure it on."
 """Of a check that looks at right images, where there are none."""
+
+NO_SOLVER = "The model has no ODE solver that could be turned: neither our blocks nor a torchdiffeq call."
+FIXED = "The solver takes fixed steps: nothing is chosen, so nothing of the choice can mask."
+
+Need = Literal["solver", "steps", "image"]
+MISSING: dict[Need, str] = {"solver": NO_SOLVER, "steps": FIXED, "image": NO_IMAGE}
+"""What a check may need: an ODE solver, one that chooses its steps, an image that the model gets right; and what is
+said where that is missing."""
 
 Look = Callable[["Subject"], Measured]
 
@@ -106,16 +115,29 @@ def check(
     source: str,
     unit: str = "",
     threshold: float | None = None,
+    needs: tuple[Need, ...] = (),
 ) -> Callable[[Look], Look]:
-    """Register a function as the check `name`; the function itself stays as it is."""
+    """Register a function as the check `name`. Where something that it `needs` is missing, it says so and is silent."""
 
     def register(look: Look) -> Look:
         if name in CHECKS:
             raise ValueError(f"a check called {name!r} is there already; names are the anchors of docs/findings.md.")
-        CHECKS[name] = Check(name, family, title, bears, raised_if, means, remedy, source, look, unit, threshold)
-        return look
+
+        @wraps(look)
+        def asked(subject: Subject) -> Measured:
+            missing = next((need for need in needs if not _has(subject, need)), None)
+            return look(subject) if missing is None else Measured.silent(MISSING[missing])
+
+        CHECKS[name] = Check(name, family, title, bears, raised_if, means, remedy, source, asked, unit, threshold)
+        return asked
 
     return register
+
+
+def _has(subject: Subject, need: Need) -> bool:
+    if need == "image":
+        return bool(subject.right.any())
+    return subject.dial is not None and (need == "solver" or subject.dial.adaptive)
 
 
 def first_line(error: Exception) -> str:

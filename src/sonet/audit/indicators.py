@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from sonet.attacks.result import predict
-from sonet.audit.behaviour import MORE, NO_ATTACK, reference
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.behaviour import NO_ATTACK, reference
+from sonet.audit.check import Measured, check
+from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.subject import Subject
 from sonet.types import Images, Proportion
 
@@ -27,7 +28,7 @@ SQUARE_GAIN = 0.002
     remedy="Keep the iterate that fools (keep=best, the default here).",
     source="Pintor et al. 2022, indicator 3 (silent success)",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def silent_success(subject: Subject) -> Measured:
     made = reference(subject)
@@ -42,7 +43,7 @@ def silent_success(subject: Subject) -> Measured:
         f"PGD fooled the model on {int(best.sum())} of {lost.n} images, with its last iterate on {int(last.sum())}; "
         f"{lost.count} successes are lost that way.",
         lost,
-        lost.interval[0] > MORE,
+        lost.interval[0] > OVERESTIMATE,
     )
 
 
@@ -56,7 +57,7 @@ def silent_success(subject: Subject) -> Measured:
     remedy="Judge each step on the deployed model (Guided gradients), or craft in the deployed batch.",
     source="Pintor et al. 2022, indicator 5 (transfer failure)",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def transfer_failure(subject: Subject) -> Measured:
     made, dial = subject.stages.named("apgd-frozen"), subject.dial
@@ -69,7 +70,7 @@ def transfer_failure(subject: Subject) -> Measured:
         f"With frozen steps of its own {int(there.sum())} images are fooled, as deployed {int(made.fooled.sum())}; "
         f"{lost.count} of {lost.n} do not transfer.",
         lost,
-        lost.interval[0] > MORE,
+        lost.interval[0] > OVERESTIMATE,
     )
 
 
@@ -79,18 +80,16 @@ def transfer_failure(subject: Subject) -> Measured:
     "What AutoAttack would warn of",
     bears="note",
     raised_if="AutoAttack's own conditions would warn: a random model, probabilities, zero gradients, Square better "
-    "than "
-    "gradient attacks, or gradients taken inside the forward pass",
+    "than gradient attacks, or gradients taken inside the forward pass",
     means="The five warnings of the standard tool. It is silent on leaks between batch-mates and on step sizes.",
     remedy="Read the finding of the same topic here.",
     source="AutoAttack's flags_doc.md (Croce and Hein 2020)",
     unit="flags",
     threshold=0.0,
+    needs=("image",),
 )
 def autoattack_flags(subject: Subject) -> Measured:
     images, labels = subject.take(subject.batch)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     gradient, _ = subject.gradient(images, labels)
     stages = subject.stages
     square = stages.fell_by({"square"}) / len(stages.standing)
@@ -117,7 +116,7 @@ def autoattack_flags(subject: Subject) -> Measured:
     remedy="Add the transfer attack to your evaluation (--transfer-from).",
     source="Papernot et al. 2017; Athalye et al. 2018, section 3.1",
     unit="of the images",
-    threshold=MORE,
+    threshold=OVERESTIMATE,
 )
 def backbone_transfer(subject: Subject) -> Measured:
     if subject.backbone is None:
@@ -129,7 +128,7 @@ def backbone_transfer(subject: Subject) -> Measured:
     return Measured.share(
         f"Of {made.stage.tried} images that stood, those crafted on the backbone felled {fell.count}.",
         fell,
-        fell.interval[0] > MORE,
+        fell.interval[0] > OVERESTIMATE,
     )
 
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from sonet.attacks.noise import ImageNoise
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.check import Measured, check
 from sonet.audit.siege import REFERENCE
-from sonet.audit.solver import NO_SOLVER
 from sonet.audit.subject import Subject
 from sonet.types import Images
 
@@ -27,14 +26,11 @@ ROUNDS = 20
     source="Random search over signs of blocks of pixels, kept where evaluations grow; cf. Hong et al. 2021 (slowdown)",
     unit="times the clean evaluations",
     threshold=1.5,
+    needs=("solver", "image"),
 )
 def evaluations_under_attack(subject: Subject) -> Measured:
-    dial = subject.dial
-    if dial is None:
-        return Measured.silent(NO_SOLVER)
+    dial = subject.solver
     images, _ = subject.take(subject.effort.probes)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     clean = dial.evaluations(images)
     places = subject.right.nonzero().squeeze(1)[: len(images)]
     made = subject.stages.named(REFERENCE)
@@ -56,10 +52,9 @@ def raise_evaluations(subject: Subject, images: Images) -> tuple[Images, Tensor]
     Each round proposes the corner of the threat with a random block of pixels turned over, and keeps what needs no
     fewer evaluations. No gradient: a number of evaluations has none.
     """
-    assert subject.dial is not None
     noise, threat = ImageNoise(images, subject.seed + 11), subject.threat
     signs = noise.signs()
-    best, most = images.clone(), subject.dial.evaluations(images)
+    best, most = images.clone(), subject.solver.evaluations(images)
     height, width = images.shape[2:]
     for _ in range(ROUNDS):
         proposed = signs.clone()
@@ -69,7 +64,7 @@ def raise_evaluations(subject: Subject, images: Images) -> tuple[Images, Tensor]
             proposed[place, :, top : top + side + 1, left : left + side + 1] *= -1
         noise.catch_up(drawn)
         moved = threat.project(images + threat.eps * threat.steepest(proposed), images).contiguous()
-        found = subject.dial.evaluations(moved)
+        found = subject.solver.evaluations(moved)
         better = found >= most
         signs = torch.where(better.view(-1, 1, 1, 1), proposed, signs)
         best, most = torch.where(better.view(-1, 1, 1, 1), moved, best), torch.maximum(found, most)

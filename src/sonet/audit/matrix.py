@@ -5,8 +5,7 @@ from __future__ import annotations
 from sonet.attacks import APGD
 from sonet.attacks.gradients import Backpropagation
 from sonet.attacks.result import predict
-from sonet.audit.check import NO_IMAGE, Measured, check
-from sonet.audit.solver import NO_SOLVER
+from sonet.audit.check import Measured, check
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Matrix
 from sonet.solvers import Adaptive, Fixed
@@ -24,11 +23,10 @@ from sonet.types import Classifier
     source="The same weights under solvers, tolerances and treatments of the step; Huang et al. 2020, section 5",
     unit="of the images",
     threshold=0.1,
+    needs=("solver", "image"),
 )
 def transfer_matrix(subject: Subject) -> Measured:
     found = measure_matrix(subject)
-    if found is None:
-        return Measured.silent(NO_SOLVER if subject.dial is None else NO_IMAGE)
     left = {name: round(row[0] * found.n) for name, row in zip(found.crafted, found.left, strict=True)}
     own, best = left["deployed"], min(left, key=lambda name: left[name])
     words = "no other less" if best == "deployed" else f"that of {best} {left[best] / found.n:.0%}"
@@ -40,10 +38,10 @@ def transfer_matrix(subject: Subject) -> Measured:
     )
 
 
-def measure_matrix(subject: Subject) -> Matrix | None:
-    """Accuracy left for each pair, on the first right images; None without a solver or image. Measured once."""
+def measure_matrix(subject: Subject) -> Matrix:
+    """Accuracy left for each pair, on the first right images. Measured once."""
     images, labels = subject.take(subject.effort.subset)
-    if subject.matrix is None and subject.dial is not None and len(images):
+    if subject.matrix is None:
         forms = solver_forms(subject)
         attack = APGD(steps=max(10, subject.effort.steps // 3), batch_size=subject.batch, seed=subject.seed,
                       stop_when_fooled=False)  # fmt: skip
@@ -59,8 +57,7 @@ def measure_matrix(subject: Subject) -> Matrix | None:
 
 def solver_forms(subject: Subject) -> dict[str, Classifier]:
     """The model under several solvers, by name; the deployed one first."""
-    dial = subject.dial
-    assert dial is not None
+    dial = subject.solver
     setting = dial.setting
     forms: dict[str, Classifier] = {"deployed": subject.classifier}
     if isinstance(setting, Adaptive) and dial.adaptive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sonet.audit.check import Measured, check
+from sonet.audit.siege import REFERENCE, TARGETED
 from sonet.audit.subject import Subject
 from sonet.types import Proportion
 
@@ -12,8 +13,8 @@ OVERESTIMATE = 0.05
 Five points, because careful attacks on networks that mask nothing differ by one to four: PGD and APGD on the
 cross-entropy against the whole of AutoAttack (results/README.md). Set before any planted model was judged.
 """
-LOSSES_OF_OWN = {"apgd-log-odds", "apgd-targeted"}
-OWN_ATTACKS = {"pgd", "apgd-ce"} | LOSSES_OF_OWN
+LOSSES_OF_OWN = {"apgd-log-odds", TARGETED}
+OWN_ATTACKS = {REFERENCE, "apgd-ce"} | LOSSES_OF_OWN
 WITHOUT_GRADIENT = {"spsa-ce", "square", "spsa"}
 
 
@@ -23,8 +24,7 @@ WITHOUT_GRADIENT = {"spsa-ce", "square", "spsa"}
     "Images that stand under plain attacks only",
     bears="decisive",
     raised_if="the share of images that PGD and APGD on the cross-entropy leave standing and other attacks fell is "
-    "above "
-    "5 %, with the lower end of its 95 % interval",
+    "above 5 %, with the lower end of its 95 % interval",
     means="The accuracy that an ordinary evaluation reports is too high: the attacks failed, the network did not hold.",
     remedy="Report the accuracy left by all attacks. The findings beside this one say which attack to add to yours.",
     source="Athalye et al. 2018; Carlini et al. 2019, section 3: evaluate against adaptive attacks",
@@ -48,11 +48,9 @@ def overestimate(subject: Subject) -> Measured:
     "Images that stand under PGD only",
     bears="decisive",
     raised_if="the share of images that PGD on the cross-entropy leaves standing and other attacks fell is above 5 "
-    "%, with "
-    "the lower end of its 95 % interval; it decides only together with a finding on the gradient itself",
+    "%, with the lower end of its 95 % interval; it decides only together with a finding on the gradient itself",
     means="PGD, the attack most often reported, says too much. Alone that may be PGD's own weakness; where the "
-    "gradient is "
-    "zero, another image's or not the loss's slope as well, it is a masked gradient.",
+    "gradient is zero, another image's or not the loss's slope as well, it is a masked gradient.",
     remedy="Do not report PGD alone; read the findings on the gradient.",
     source="Huang et al. 2020 reported PGD; Croce and Hein 2020 on its fixed steps",
     unit="of the images",
@@ -62,7 +60,7 @@ def pgd_overestimate(subject: Subject) -> Measured:
     if subject.random:
         return Measured.silent("The model is random: what PGD alone missed cannot be told from luck.")
     stages = subject.stages
-    left = stages.standing_under({"pgd"})
+    left = stages.standing_under({REFERENCE})
     over = Proportion(int((left & ~stages.standing).sum()), len(left))
     return Measured.share(
         f"PGD alone leaves {int(left.sum())} of {over.n} images right, all attacks together {stages.left.count}.",
@@ -91,8 +89,7 @@ def other_loss(subject: Subject) -> Measured:
     "attack",
     "Another gradient of the same weights",
     raised_if="gradients through frozen steps, single images, averages or float64 fell more than 5 % of the images "
-    "beyond "
-    "all attacks on the own gradient, with the lower end",
+    "beyond all attacks on the own gradient, with the lower end",
     means="The network's own gradient points elsewhere than where the loss grows; another one finds the way.",
     remedy="Attack through the gradient that succeeded and judge the deployed model (--gradients, --scope, "
     "--step-gradient of sonet attack).",
@@ -129,8 +126,7 @@ def gradient_free(subject: Subject) -> Measured:
     "attack",
     "Random noise of the same size",
     raised_if="random images of the threat's surface fell more than 5 % of the images that plain attacks left, with "
-    "the "
-    "lower end",
+    "the lower end",
     means="A blind guess beats the attack: the attack is broken, not the network strong.",
     remedy="Look for zero gradients and for an attack that is not applied at all.",
     source="Athalye et al. 2018, section 3.1: random sampling finds adversarial examples",

@@ -115,7 +115,7 @@ def audit(
         bars = find_causes(subject, progress.may)
     cause = name_cause(bars)
     unfinished |= bool(DOUBTS.keys() & subject.not_run)
-    judged = judge(subject, findings, bars, cause, unfinished)
+    judged = judge(subject, findings, cause, unfinished)
     stages, title = subject.stages, name or type(model).__name__
     tell(1.0, judged.verdict)
     record = AuditRecord(

@@ -10,7 +10,7 @@ from torch import Tensor
 from sonet.attacks.crafted import blind
 from sonet.attacks.losses import margin
 from sonet.attacks.pgd import LossName
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.check import Measured, check
 from sonet.audit.leak import own_gradient_share
 from sonet.audit.sources import Mean
 from sonet.audit.subject import Subject
@@ -35,11 +35,10 @@ AGREES = 0.1
     source="Athalye et al. 2018; Pintor et al. 2022, indicator 1; AutoAttack's flag for zero gradients",
     unit="of the images",
     threshold=0.05,
+    needs=("image",),
 )
 def zero_gradients(subject: Subject) -> Measured:
     images, labels = subject.take(subject.batch)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     found = dict[LossName, int]()
     losses: tuple[LossName, ...] = ("ce", "margin")
     for loss in losses:
@@ -60,8 +59,7 @@ def zero_gradients(subject: Subject) -> Measured:
     "Whose loss the gradient is about",
     raised_if="in the median less than nine tenths of a sample's gradient come from its own loss",
     means="The batch's images share something that carries gradient, such as a step size. What an attack follows is "
-    "then "
-    "about other images, drowned out where the image's own loss is nearly flat.",
+    "then about other images, drowned out where the image's own loss is nearly flat.",
     remedy="Attack one image at a time, or freeze the step sizes (step_gradient='frozen'), or give each sample its "
     "own.",
     source="own_gradient_share; measured for the paper's SONet, where about 2 % are a sample's own",
@@ -92,8 +90,7 @@ def cross_sample_leak(subject: Subject) -> Measured:
     "gradient",
     "The gradient against the loss itself",
     raised_if="a tenth of the radius along the attack's step, more than a quarter of the images gain less than a "
-    "tenth of "
-    "the slope that their gradient promises",
+    "tenth of the slope that their gradient promises",
     means="The gradient is not the slope of the loss on the scale on which an attack moves: it is zero, noise, another "
     "image's, or wrong.",
     remedy="Average the gradient over a neighbourhood or estimate it from differences (spsa), or attack without one "
@@ -101,25 +98,23 @@ def cross_sample_leak(subject: Subject) -> Measured:
     source="Athalye et al. 2018 (shattered gradients); central differences, each image moved by itself",
     unit="of the images",
     threshold=0.25,
+    needs=("image",),
 )
 def finite_differences(subject: Subject) -> Measured:
     ladder = difference_ladder(subject)
-    if ladder is None:
-        return Measured.silent(NO_IMAGE)
     tenth = ladder.x.index(_eps(subject) / 10)
     ratios = [line.y[tenth] for line in ladder.lines]
     poor = Proportion(sum(ratio is None or ratio < AGREES for ratio in ratios), len(ratios))
     typical = median(0.0 if ratio is None else ratio for ratio in ratios)
     return Measured.share(
         f"At {ladder.x[tenth]:.3g}, a tenth of the radius, {poor.count} of {poor.n} images gain less than a tenth of "
-        "what "
-        f"the gradient promises; in the median they gain {typical:.2g} of it.",
+        f"what the gradient promises; in the median they gain {typical:.2g} of it.",
         poor,
         poor.value > 0.25,
     )
 
 
-def difference_ladder(subject: Subject) -> Ladder | None:
+def difference_ladder(subject: Subject) -> Ladder:
     """For each probe: slope by central difference along the attack's step, over what the gradient promises.
 
     1 is agreement; None where the gradient promises nothing. Of the margin. Kept on the subject, measured once.
@@ -127,8 +122,6 @@ def difference_ladder(subject: Subject) -> Ladder | None:
     if "differences" in subject.ladders:
         return subject.ladders["differences"]
     images, labels = subject.take(subject.effort.probes)
-    if not len(images):
-        return None
     step, promised = _promise(subject, images, labels)
     # Of the model as it is: the logarithm of probabilities has another slope than they.
     deployed: Classifier = Mean(subject.classifier, subject.effort.calls) if subject.random else subject.classifier

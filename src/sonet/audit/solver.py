@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sonet.attacks.gradients import Backpropagation
 from sonet.attacks.result import predict
-from sonet.audit.check import NO_IMAGE, Measured, check
+from sonet.audit.check import Measured, check
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Ladder, Line
 from sonet.solvers import Adaptive, Fixed
@@ -21,8 +21,6 @@ ALIKE = 0.5
 """Median cosine below which two gradients point elsewhere."""
 POINTS = 33
 """Points on the way through the ball where steps are counted."""
-NO_SOLVER = "The model has no ODE solver that could be turned: neither our blocks nor a torchdiffeq call."
-FIXED = "The solver takes fixed steps: nothing is chosen, so nothing of the choice can mask."
 
 
 @check(
@@ -35,17 +33,13 @@ FIXED = "The solver takes fixed steps: nothing is chosen, so nothing of the choi
     source="A ladder of tolerances to a hundred-thousandth; the reference is the model itself where it has converged",
     unit="cosine",
     threshold=0.5,
+    needs=("solver", "steps", "image"),
 )
 def tolerance_ladder(subject: Subject) -> Measured:
-    dial = subject.dial
-    if dial is None:
-        return Measured.silent(NO_SOLVER)
+    dial = subject.solver
     setting = dial.setting
-    if not isinstance(setting, Adaptive) or not dial.adaptive:
-        return Measured.silent(FIXED)
+    assert isinstance(setting, Adaptive)
     images, labels = subject.take(subject.effort.probes)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     exact = [_gradient(subject, dial.tolerance(f, scope="sample", step_gradient="frozen", end="clip"), images, labels)
              for f in (1e-4, 1e-5)]  # fmt: skip
     reference, agreement = exact[-1], float(cosine(*exact).median())
@@ -94,16 +88,11 @@ def tolerance_ladder(subject: Subject) -> Measured:
     source="torchdiffeq 0.0.1 differentiates the whole controller, 0.2 the first step; see docs/solvers.md",
     unit="cosine",
     threshold=0.5,
+    needs=("solver", "steps", "image"),
 )
 def step_gradient(subject: Subject) -> Measured:
-    dial = subject.dial
-    if dial is None:
-        return Measured.silent(NO_SOLVER)
-    if not dial.adaptive:
-        return Measured.silent(FIXED)
+    dial = subject.solver
     images, labels = subject.take(2 * subject.effort.probes)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     own, _ = subject.gradient(images, labels)
     found = {}
     for name in ("frozen", "first", "differentiated"):
@@ -124,21 +113,17 @@ def step_gradient(subject: Subject) -> Measured:
     "Backpropagation against the adjoint",
     raised_if="the cosine of the two gradients is below 0.5 in the median",
     means="The adjoint solves another ODE backward, with errors of its own; at loose tolerance it is another "
-    "gradient. An "
-    "evaluation through one of them need not see what the other sees.",
+    "gradient. An evaluation through one of them need not see what the other sees.",
     remedy="Use backpropagation through the solver for attacks, or tighten the tolerance until both agree.",
     source="Chen et al. 2018 (adjoint); Zhuang et al. 2020 (its error)",
     unit="cosine",
     threshold=0.5,
+    needs=("solver", "image"),
 )
 def adjoint(subject: Subject) -> Measured:
-    if subject.dial is None:
-        return Measured.silent(NO_SOLVER)
     images, labels = subject.take(subject.effort.probes)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     own, _ = subject.gradient(images, labels)
-    dial = subject.dial
+    dial = subject.solver
     whose, other = ("backpropagation", dial.by_steps()) if dial.adjoint else ("the adjoint", dial.by_adjoint())
     value = float(cosine(own, _gradient(subject, other, images, labels)).median())
     return Measured(
@@ -160,14 +145,11 @@ def adjoint(subject: Subject) -> Measured:
     source="Ott et al. 2021 (ResNet after all?): a solver too coarse is part of the network",
     unit="of predictions change",
     threshold=0.05,
+    needs=("solver", "image"),
 )
 def fixed_solver(subject: Subject) -> Measured:
-    if subject.dial is None:
-        return Measured.silent(NO_SOLVER)
     images, labels = subject.take(subject.batch)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
-    other = predict(subject.dial.variant(Fixed(method="rk4", num_steps=8)), images, subject.batch)
+    other = predict(subject.solver.variant(Fixed(method="rk4", num_steps=8)), images, subject.batch)
     changed = Proportion(int((other != labels).sum()), len(images))
     return Measured.share(
         f"Under 8 steps of rk4 {changed.count} of {changed.n} right predictions change.", changed, changed.value > 0.05
@@ -185,16 +167,11 @@ def fixed_solver(subject: Subject) -> Measured:
     source="Hairer, Norsett, Wanner 1993, II.4: accept and reject are decisions",
     unit="of the images",
     threshold=0.5,
+    needs=("solver", "steps", "image"),
 )
 def step_jumps(subject: Subject) -> Measured:
-    dial = subject.dial
-    if dial is None:
-        return Measured.silent(NO_SOLVER)
-    if not dial.adaptive:
-        return Measured.silent(FIXED)
+    dial = subject.solver
     images, labels = subject.take(subject.effort.probes)
-    if not len(images):
-        return Measured.silent(NO_IMAGE)
     gradient, _ = subject.gradient(images, labels, "margin")
     way = subject.threat.eps * subject.threat.steepest(gradient.nan_to_num(0.0, 0.0, 0.0))
     counts = torch.stack([dial.step_counts((images + t * way).contiguous()).sum(1) for t in _points(images)])

@@ -133,6 +133,12 @@ class Subject:
         """The way to the model's ODE solver, if it has one."""
         return find_dial(self.model, self.images[:2])
 
+    @property
+    def solver(self) -> Dial:
+        """`dial` of a model that has one, which checks that need a solver may take for granted."""
+        assert self.dial is not None, "no ODE solver was found: the check says needs='solver'"
+        return self.dial
+
     @cached_property
     def clean(self) -> Tensor:
         """(N,) predicted classes without attack."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from sonet.audit.check import UNMEASURED
 from sonet.audit.overestimate import OVERESTIMATE
+from sonet.audit.siege import TARGETED
 from sonet.audit.subject import Subject
-from sonet.report.audit_record import Bar, Finding, Verdict
+from sonet.report.audit_record import Finding, Verdict
 from sonet.types import Proportion
 
 DOUBTS = {
@@ -26,9 +27,6 @@ FEWEST = 5
 """Images that must have fallen to others: of fewer no interval makes a verdict."""
 STANDING = 0.05
 """Share of images that must stand for a doubt to matter: of those that fell nothing is open."""
-TARGETED = "apgd-targeted"
-"""What falls to it alone fell because cross-entropy aims at no class. On linear networks, which mask nothing, that is
-up to 8 % of the images, so it makes no doubt by itself."""
 FEW_FLIPS = 0.05
 """Share of predictions that may change with randomness or batch-mates before the figure itself is in doubt."""
 
@@ -42,7 +40,7 @@ class Judgement:
     decisive: tuple[str, ...]
 
 
-def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: str, unfinished: bool) -> Judgement:
+def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: bool) -> Judgement:
     """Masked where plain attacks overestimate beyond doubt; else inconclusive where a doubt is left; else neither.
 
     "No masking found" is no proof of anything (Popovic et al. 2022), and its summary says so.
@@ -71,10 +69,8 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         return Judgement(
             "masked",
             f"Plain attacks on the model's own gradient leave {stages.plain.value:.1%} of {stages.plain.n} images "
-            "right; "
-            f"with all attacks of this audit it is {standing}. The difference is a gradient that does not lead to "
-            "where "
-            f"the model fails, not a model that holds.{' ' + cause if cause else ''}",
+            f"right; with all attacks of this audit it is {standing}. The difference is a gradient that does not "
+            f"lead to where the model fails, not a model that holds.{' ' + cause if cause else ''}",
             ("overestimate", *carriers[:2]),
         )
     doubts = [name for name in DOUBTS if _doubtful(by_name.get(name), stages.left.value)]
@@ -107,8 +103,7 @@ def judge(subject: Subject, findings: list[Finding], causes: list[Bar], cause: s
         "no masking found",
         f"Plain attacks leave {stages.plain.value:.1%} of {stages.plain.n} images right, all attacks of this audit "
         f"{standing}: attacks that use no gradient, or another one, found next to nothing that the model's own "
-        "gradient "
-        f"does not find.{_aimed(aimed)} That is an upper bound and no proof (Popovic et al. 2022).",
+        f"gradient does not find.{_aimed(aimed)} That is an upper bound and no proof (Popovic et al. 2022).",
         tuple(name for name in ("overestimate", "gradient-free", "other-gradients") if name in by_name),
     )
 
@@ -118,8 +113,7 @@ def _aimed(fell: Proportion) -> str:
         return ""
     return (
         f" {fell.count} images fell to the same gradient aimed at one class after the other, which cross-entropy "
-        "does not "
-        "do: a stronger attack, no masked gradient."
+        "does not do: a stronger attack, no masked gradient."
     )
 
 

@@ -6,18 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from audit_fixture import synthetic_audit
+from page_browser import DRAWN, NEEDED, showing
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
-from test_report_browser import BROWSER, DRAWN, DRIVER
 
 from sonet.report import render_audit, write_whole
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver"),
-]
+pytestmark = NEEDED
 
 EVIL = "</script><script>window.broken = 1</script>"
 
@@ -26,28 +22,8 @@ EVIL = "</script><script>window.broken = 1</script>"
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     evil = synthetic_audit(title=EVIL, model=EVIL)
     path = write_whole(tmp_path_factory.mktemp("page") / "report.html", render_audit(evil))
-    options = webdriver.ChromeOptions()
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--force-prefers-reduced-motion",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    assert BROWSER is not None  # a path given here keeps selenium from looking for one to download
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
-    try:
-        driver.get(path.as_uri())
-        WebDriverWait(driver, 20).until(lambda d: d.execute_script(DRAWN))
+    with showing(path, tmp_path_factory.mktemp("profile"), "--force-prefers-reduced-motion") as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def _media(browser: webdriver.Chrome, media: str = "", scheme: str = "light") -> None:

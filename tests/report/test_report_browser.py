@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from page_browser import NEEDED, showing
 from report_fixture import VERDICT, synthetic_record
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 from sonet.report import render, write_whole
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver"),
-]
-
-DRAWN = """
-const places = [...document.querySelectorAll('.chart')];
-return places.length > 0 && places.every(place => place.querySelector('svg, canvas'));
-"""
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
@@ -33,31 +20,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     """A headless browser that shows the page."""
     evil = synthetic_record().model_copy(update={"title": "</script><script>window.broken = 1</script>"})
     path = write_whole(tmp_path_factory.mktemp("page") / "report.html", render(evil))
-    options = webdriver.ChromeOptions()
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    assert BROWSER is not None  # a path given here keeps selenium from looking for one to download
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=DRIVER))
-    try:
-        _open(driver, path)
+    with showing(path, tmp_path_factory.mktemp("profile")) as driver:
         yield driver
-    finally:
-        driver.quit()
-
-
-def _open(driver: webdriver.Chrome, path: Path) -> None:
-    driver.get(path.as_uri())
-    WebDriverWait(driver, 20).until(lambda d: d.execute_script(DRAWN))
 
 
 def test_every_chart_is_drawn_with_its_marks(browser: webdriver.Chrome) -> None:

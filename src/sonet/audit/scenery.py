@@ -8,6 +8,7 @@ from torch import Tensor
 from sonet.attacks.losses import fooled, margin
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.result import predict
+from sonet.audit.siege import without_batch
 from sonet.audit.subject import Subject
 from sonet.report.audit_record import Outcome, Surface
 from sonet.report.pictures import Picture
@@ -38,9 +39,8 @@ def surface(subject: Subject) -> Surface | None:
     grid = eps * (steps.view(-1, 1, 1, 1, 1) * along + steps.view(1, -1, 1, 1, 1) * across)
     points = (image + grid.flatten(0, 1)).clamp(0.0, 1.0)
     labels = label.expand(len(points))
-    with torch.no_grad():
-        size = 1 if subject.coupled else subject.batch
-        logits = torch.cat([subject.classifier(part.contiguous()) for part in points.split(size)])  # type: ignore[no-untyped-call]
+    source = without_batch(subject, subject.classifier)
+    logits = torch.cat([source.logits(part) for part in points.split(subject.batch)])  # type: ignore[no-untyped-call]
     loss = margin(logits, labels).nan_to_num(0.0, 0.0, 0.0).view(GRID, GRID)
     wrong = fooled(logits, labels).view(GRID, GRID)
     axis = [float(step) for step in steps]

@@ -136,10 +136,9 @@ def without_batch(subject: Subject, classifier: Classifier) -> GradientSource:
 
 
 def one_by_one(subject: Subject, classifier: Classifier) -> GradientSource:
-    """What an attack batch of one sees: of our blocks each image's own steps, which is the same and much faster."""
-    if subject.dial is not None and subject.dial.adaptive and subject.dial.whose == "sonet":
-        return Backpropagation(subject.dial.variant(scope="sample"))
-    return Alone(Backpropagation(classifier))
+    """What an attack batch of one sees: each image's own steps, where that is the same, for it is much faster."""
+    own = subject.own_steps
+    return Alone(Backpropagation(classifier)) if own is None else Backpropagation(own)
 
 
 def random_noise(subject: Subject) -> None:

@@ -96,6 +96,19 @@ class Subject:
         return bool((self.moved(self.alone, self.answers[0][: len(self.alone)]) > 10 * SAME).any())
 
     @cached_property
+    def own_steps(self) -> Classifier | None:
+        """The model with each image's own steps, where so it answers as if asked for one image at a time; else None."""
+        if self.dial is None or not self.dial.adaptive:
+            return None
+        variant = self.dial.variant(scope="sample")
+        try:
+            with torch.no_grad():
+                together = variant(self.images[: len(self.alone)].contiguous())
+        except Exception:  # a solver that cannot be turned so: one image at a time it is
+            return None
+        return variant if bool((self.moved(self.alone, together) <= 10 * SAME).all()) else None
+
+    @cached_property
     def leaks(self) -> bool:
         """Whether other samples' losses have a gradient at a sample's pixels, beyond a thousandth of all."""
         from sonet.audit.leak import own_gradient_share

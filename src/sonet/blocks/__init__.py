@@ -2,29 +2,44 @@
 
 from sonet.blocks.adjoint import adjoint_gradients
 from sonet.blocks.fields import ODENetField, SkewConv, SkewDense
+from sonet.blocks.isometric import MaxMin, SpreadChannels, UnitRows, Unshuffle
 from sonet.blocks.ode import (
     ODEBlock,
+    convex_potential_block,
     name_blocks,
     ode_blocks,
     odenet_block,
     skew_conv_block,
     skew_dense_block,
+    stable_skew_block,
     watch_solves,
 )
+from sonet.blocks.pool import GlobalPool
 from sonet.blocks.residual import BasicBlock, WideBlock
+from sonet.blocks.tied import ConvexPotential, TiedField, TiedSkewConv
 
 __all__ = [
     "BasicBlock",
+    "ConvexPotential",
+    "GlobalPool",
+    "MaxMin",
     "ODEBlock",
     "ODENetField",
     "SkewConv",
     "SkewDense",
+    "SpreadChannels",
+    "TiedField",
+    "TiedSkewConv",
+    "UnitRows",
+    "Unshuffle",
     "WideBlock",
     "adjoint_gradients",
+    "convex_potential_block",
     "name_blocks",
     "ode_blocks",
     "odenet_block",
     "skew_conv_block",
     "skew_dense_block",
+    "stable_skew_block",
     "watch_solves",
 ]

@@ -15,6 +15,7 @@ from rich.console import Console
 from sonet import __version__
 from sonet.cli.attack import attack
 from sonet.cli.audit import audit
+from sonet.cli.certify import certify
 from sonet.cli.listing import listing
 from sonet.cli.reproduce import report, reproduce
 from sonet.cli.selftest import selftest
@@ -34,6 +35,7 @@ app.command()(reproduce)
 app.command()(train)
 app.command()(attack)
 app.command()(audit)
+app.command()(certify)
 app.command()(verify)
 app.command()(selftest)
 app.command("list")(listing)
@@ -75,6 +77,7 @@ def _exit_code(error: Exception) -> int | None:
 
     from sonet.attacks import AttackError, ThreatError
     from sonet.audit import CannotAudit
+    from sonet.certificate import CannotCertify, CertificateBroken
     from sonet.cli.own_code import TargetError
     from sonet.data import DataError
     from sonet.experiments import PlanError
@@ -94,10 +97,11 @@ def _exit_code(error: Exception) -> int | None:
         | RecordError
         | CheckpointError
         | TargetError
-        | CannotAudit,
+        | CannotAudit
+        | CannotCertify,
     ):
         return 2
-    if isinstance(error, SolveError | TrainingError | OSError):
+    if isinstance(error, SolveError | TrainingError | CertificateBroken | OSError):
         return 1
     return None
 

@@ -64,7 +64,7 @@ def audit(
     from sonet.audit import EFFORTS, audit
     from sonet.cli.budget import parse_budget
     from sonet.cli.progress import bar
-    from sonet.report import render_audit, show_audit, write_audit, write_whole
+    from sonet.report import AUDIT, render_audit, show_audit, write_audit, write_whole
 
     if quick and thorough:
         raise AttackError("--quick and --thorough: got both, expected one of them, or none for the middle.")
@@ -73,8 +73,8 @@ def audit(
     effort = EFFORTS[level] if images is None else EFFORTS[level].model_copy(update={"images": images})
     accused = find_accused(model, data, data_dir, device.value, weights)
     other = None if backbone is None else find_backbone(backbone, accused)
-    folder = out or Path("runs") / f"audit-{_plain(accused.name)}-{str(ball).replace(':', '-')}"
-    check_folder(folder)
+    folder = out or Path("runs") / f"audit-{plain_name(accused.name)}-{str(ball).replace(':', '-')}"
+    check_place(folder, AUDIT, "the audit")
     untold = list(accused.notes)
     # What the network's own code prints must not get between the lines of an answer in JSON.
     with bar() as shown, redirect_stdout(sys.stderr):
@@ -163,15 +163,17 @@ def find_backbone(name: str, accused: Accused) -> Classifier:
     return network
 
 
-def check_folder(folder: Path) -> None:
-    """`RecordError` for a folder that cannot be made, or that holds something else than an earlier audit."""
-    from sonet.report import AUDIT, RecordError
+def check_place(folder: Path, mark: str, what: str) -> None:
+    """`RecordError` for a folder that cannot be made, or that holds something else than an earlier `mark`."""
+    from sonet.report import RecordError
 
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
-        raise RecordError(f"{there} is a file, expected a folder for the audit; give another one with --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / AUDIT).is_file():
-        raise RecordError(f"{folder} is not empty and holds no {AUDIT}; give a new folder with --out.")
+        raise RecordError(f"{there} is a file, expected a folder for {what}; give another one with --out.")
+    # A run that was killed before it wrote its record leaves its evidence alone.
+    foreign = [entry for entry in folder.iterdir() if entry.name != "evidence"] if folder.is_dir() else []
+    if foreign and not (folder / mark).is_file():
+        raise RecordError(f"{folder} is not empty and holds no {mark}; give a new folder with --out.")
 
 
 def again(
@@ -189,5 +191,5 @@ def again(
     return shlex.join(words)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)

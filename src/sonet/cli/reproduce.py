@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,21 +50,36 @@ def reproduce(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder with a record.json or an audit.json, or the file.")],
+    run: Annotated[Path, typer.Argument(help="Folder with a record, an audit or a certificate, or the file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
 ) -> None:
     """Print a record's tables again, and write its report.html anew beside it.
 
     Example: sonet report runs/digits
     """
-    from sonet.report import AuditRecord, read_any, render, render_audit, show, show_audit, write_whole
+    from sonet.report import (
+        AuditRecord,
+        CertificateRecord,
+        read_any,
+        render,
+        render_audit,
+        render_certificate,
+        show,
+        show_audit,
+        show_certificate,
+        write_whole,
+    )
 
     record = read_any(run)
-    folder = run if run.is_dir() else run.parent
-    write_whole(folder / "report.html", render_audit(record) if isinstance(record, AuditRecord) else render(record))
+    match record:
+        case AuditRecord():
+            page, display = render_audit(record), partial(show_audit, record)
+        case CertificateRecord():
+            page, display = render_certificate(record), partial(show_certificate, record)
+        case _:
+            page, display = render(record), partial(show, record)
+    write_whole((run if run.is_dir() else run.parent) / "report.html", page)
     if as_json:
         typer.echo(record.model_dump_json(by_alias=True, indent=1))
-    elif isinstance(record, AuditRecord):
-        show_audit(record)
     else:
-        show(record)
+        display()

@@ -48,11 +48,13 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
     solver = settings["model"].get("solver")
     if isinstance(solver, dict):
         solver.setdefault("kind", "adaptive")
-    taken = [key for key in ("name", "like", "seed", "in_channels", "classes") if key in settings["model"]]
+    taken = [
+        key for key in ("name", "like", "seed", "in_channels", "classes", "image_size") if key in settings["model"]
+    ]
     if taken:
         raise ConfigError(
             f"model.{taken[0]}: is no setting of this command; the network's name and --seed are given on the command "
-            "line, and the data say how many channels and classes there are."
+            "line, and the data say how many channels and classes there are, and how large the images are."
         )
     return settings
 

@@ -15,9 +15,9 @@ def train(
     data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images (default: 12).")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: 0.1).")] = None,
-    objective: Annotated[str | None, typer.Option(help="natural, madry or trades (default: natural).")] = None,
-    threat: Annotated[str | None, typer.Option(help="Of madry and trades: attacked within NORM:EPS.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: 0.1, for margin 0.01).")] = None,
+    objective: Annotated[str | None, typer.Option(help="natural, madry, trades or margin (default: natural).")] = None,
+    threat: Annotated[str | None, typer.Option(help="Radius trained against, NORM:EPS; of margin in l2.")] = None,
     beta: Annotated[float | None, typer.Option(help="Of trades: weight of the KL, 1/lambda (default: 6).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and augmentation.")] = 0,
     config: Annotated[Path | None, typer.Option(help="TOML file with the tables model and training.")] = None,
@@ -30,11 +30,14 @@ def train(
 ) -> None:
     """Train a network, with a checkpoint each epoch; the same command goes on with an interrupted run.
 
-    Naturally, or on images attacked at every step: madry (Madry et al. 2018), trades (Zhang et al. 2019).
+    Naturally; on images attacked at every step: madry (Madry et al. 2018), trades (Zhang et al. 2019); or for a
+    certified radius: margin, of the networks that know their constants.
 
     Example: sonet train sonet --set model.channels=16 --set model.solver=paper --out runs/sonet
 
     Example: sonet train resnet10 --objective trades --threat linf:0.1 --beta 6
+
+    Example: sonet train stable-sonet --objective margin --threat l2:0.25 --epochs 30
     """
     from sonet.cli.fits import check_fits
     from sonet.cli.progress import TrainWatch, bar
@@ -71,8 +74,11 @@ def train(
         typer.echo(json.dumps(answer | {"history": [epoch.model_dump() for epoch in history]}, indent=1))
         return
     against = "" if setting.threat is None else f" trained with {setting.objective} at {setting.threat}"
+    following = f"sonet attack {folder} --threat {setting.threat or 'linf:0.1'}"
+    if setting.objective == "margin":
+        following = f"sonet certify {folder}"
     typer.echo(
         f"{model} on {data}{against}: test accuracy {last.test_accuracy:.4f} on {len(images.test)} images after "
         f"{last.epoch} epochs (loss {last.loss:.4f}, NFE {last.evaluations:.0f}).\n"
-        f"Wrote {folder}. Next: sonet attack {folder} --threat {setting.threat or 'linf:0.1'}"
+        f"Wrote {folder}. Next: {following}"
     )

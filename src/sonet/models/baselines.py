@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
-from sonet.blocks import BasicBlock, WideBlock, odenet_block, skew_conv_block
+from sonet.blocks import BasicBlock, GlobalPool, WideBlock, odenet_block, skew_conv_block
 from sonet.blocks.fields import group_norm
 from sonet.blocks.lift import repeat_channels
 from sonet.models.config import (
@@ -15,6 +15,7 @@ from sonet.models.config import (
     SOBlockWideResNetConfig,
     WideResNetConfig,
 )
+from sonet.models.path import Path, layers
 from sonet.types import Images, Logits
 
 
@@ -47,11 +48,15 @@ class ResNet10(nn.Module):
             stage += [BasicBlock(channels, channels) for _ in range(number - 1)]
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
+        self.pool = GlobalPool()
         self.head = nn.Linear(channels, config.classes)
 
     def forward(self, images: Images) -> Logits:
-        x = self.stages(self.first(images))
-        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.head(self.pool(self.stages(self.first(images))))  # type: ignore[no-any-return]
+
+    def path(self) -> Path:
+        """Its layers in the order in which the image passes them."""
+        return layers(self, "first", "stages", "pool", "head")
 
 
 class WideResNet(nn.Module):
@@ -78,6 +83,8 @@ class WideResNet(nn.Module):
                 channels = width * config.widen
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(channels, momentum=0.9)
+        self.relu = nn.ReLU()
+        self.pool = GlobalPool()
         self.head = nn.Linear(channels, config.classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -85,8 +92,12 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Images) -> Logits:
-        x = F.relu(self.norm(self.blocks(self.first(images))))
-        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+        x = self.relu(self.norm(self.blocks(self.first(images))))
+        return self.head(self.pool(x))  # type: ignore[no-any-return]
+
+    def path(self) -> Path:
+        """Its layers in the order in which the image passes them."""
+        return layers(self, "first", "blocks", "norm", "relu", "pool", "head")
 
 
 class ODENet(nn.Module):

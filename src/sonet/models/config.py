@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
 from sonet.blocks.fields import SLOPE
-from sonet.solvers import Adaptive, Solver
+from sonet.bounds import largest_norm, least_damping
+from sonet.solvers import Adaptive, Fixed, Solver
 
 
 class _Network(BaseModel):
@@ -92,8 +93,58 @@ class ODENetConfig(_Network):
     solver: Solver = Field(default=Adaptive(), description="how ODE blocks are solved")
 
 
+class _Stable(_Staged):
+    """No strided blocks: a stage of stride 2 first turns 2 x 2 squares into channels, four times as many."""
+
+    channels: PositiveInt = Field(default=16, description="channels after the first layer; times 4 at stride 2")
+    blocks: tuple[PositiveInt, ...] = Field(default=(2, 2), min_length=1, description="blocks in each stage")
+    strides: tuple[Literal[1, 2], ...] = Field(default=(1, 2), min_length=1, description="stride of each stage")
+    image_size: tuple[PositiveInt, PositiveInt] = Field(default=(28, 28), description="height and width of images")
+
+    @model_validator(mode="after")
+    def _some_channels(self) -> Self:
+        if self.channels % 2 or self.channels < self.in_channels:
+            raise ValueError(
+                f"channels must be even and at least the {self.in_channels} of the images, got {self.channels}"
+            )
+        return self
+
+
+class StableSONetConfig(_Stable):
+    """SONet whose blocks cannot expand, by construction: kernels of tied norm, damping to match (Huang et al. 2020)."""
+
+    kind: Literal["stable-sonet"] = "stable-sonet"
+    kernel_norm: PositiveFloat = Field(default=0.4, description="norm of every block's kernel, by construction")
+    slope: float = Field(default=0.9, gt=0, le=1, description="slope of LeakyReLU left of zero")
+    solver: Fixed = Field(default=Fixed(method="euler", num_steps=2), description="fixed steps; damping fits them")
+
+    @model_validator(mode="after")
+    def _can_be_damped(self) -> Self:
+        least_damping(self.kernel_norm * (1 + 1e-3), self.slope, self.solver.tableau, 1 / self.solver.num_steps)
+        return self
+
+
+class ConvexPotentialConfig(_Stable):
+    """Stable network of convex-potential blocks, f(x) = -W^T ReLU(W x + b) (Meunier et al. 2022)."""
+
+    kind: Literal["convex-potential"] = "convex-potential"
+    solver: Fixed = Field(default=Fixed(method="euler", num_steps=1), description="fixed steps; kernels fit them")
+
+    @model_validator(mode="after")
+    def _can_be_tied(self) -> Self:
+        largest_norm(self.solver.tableau, 1 / self.solver.num_steps)
+        return self
+
+
 ModelConfig = Annotated[
-    SONetConfig | SOBlockResNet10Config | SOBlockWideResNetConfig | ODENetConfig | ResNet10Config | WideResNetConfig,
+    SONetConfig
+    | StableSONetConfig
+    | ConvexPotentialConfig
+    | SOBlockResNet10Config
+    | SOBlockWideResNetConfig
+    | ODENetConfig
+    | ResNet10Config
+    | WideResNetConfig,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(ModelConfig)

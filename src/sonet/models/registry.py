@@ -15,18 +15,23 @@ from sonet.blocks import name_blocks, ode_blocks
 from sonet.errors import explain
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
 from sonet.models.config import (
+    ConvexPotentialConfig,
     ODENetConfig,
     ResNet10Config,
     SOBlockResNet10Config,
     SOBlockWideResNetConfig,
     SONetConfig,
+    StableSONetConfig,
     WideResNetConfig,
 )
 from sonet.models.sonet import SONet
+from sonet.models.stable import StableNet
 from sonet.solvers import Adaptive, Fixed
 
 MODELS: dict[str, tuple[type[BaseModel], Callable[[Any], nn.Module]]] = {
     "sonet": (SONetConfig, SONet),
+    "stable-sonet": (StableSONetConfig, StableNet),
+    "convex-potential": (ConvexPotentialConfig, StableNet),
     "soblock-resnet10": (SOBlockResNet10Config, ResNet10),
     "soblock-wide-resnet": (SOBlockWideResNetConfig, WideResNet),
     "odenet": (ODENetConfig, ODENet),
@@ -46,6 +51,8 @@ class Like(Protocol):
     def channels(self) -> int: ...
     @property
     def num_classes(self) -> int: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
 
 
 def configure(name: str, **options: Any) -> Any:
@@ -68,12 +75,15 @@ def configure(name: str, **options: Any) -> Any:
 
 
 def build(name: Any, *, like: Like | None = None, seed: int | None = None, **options: Any) -> nn.Module:
-    """A network by name with options, or from a config, which has them all; `like` data gives channels and classes.
+    """A network by name with options, or from a config, which has them all; `like` data gives channels, classes, size.
 
     seed: seeds the initial weights, drawn on the CPU, without touching any global generator.
     """
     if like is not None:
-        options = {"in_channels": like.channels, "classes": like.num_classes} | options
+        known: dict[str, Any] = {"in_channels": like.channels, "classes": like.num_classes}
+        if isinstance(name, str) and name in MODELS and "image_size" in MODELS[name][0].model_fields:
+            known["image_size"] = like.size
+        options = known | options
     if options and not isinstance(name, str):
         raise ConfigError(
             f"build: got a whole {type(name).__name__} and besides {', '.join(options)}, which it would override. "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import nn
 
-from sonet.blocks import skew_conv_block, skew_dense_block
+from sonet.blocks import GlobalPool, skew_conv_block, skew_dense_block
 from sonet.models.config import SONetConfig
+from sonet.models.path import Path, layers
 from sonet.types import Images, Logits
 
 
@@ -39,9 +39,13 @@ class SONet(nn.Module):
             stage += [block(channels, channels, 1) for _ in range(number - 1)]
             stages.append(nn.Sequential(*stage))
         self.stages = nn.Sequential(*stages)
+        self.pool = GlobalPool()
         self.head = skew_dense_block(channels, config.classes, config.solver, slope=config.slope)
 
     def forward(self, images: Images) -> Logits:
         x = self.stages(self.first(images))  # (N, c 2^k, H / 2^k, W / 2^k)
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, c 2^k)
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(self.pool(x))  # type: ignore[no-any-return]
+
+    def path(self) -> Path:
+        """Its layers in the order in which the image passes them."""
+        return layers(self, "first", "stages", "pool", "head")

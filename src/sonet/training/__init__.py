@@ -11,7 +11,8 @@ from sonet.training.checkpoint import (
     save_checkpoint,
 )
 from sonet.training.config import TrainConfig, paper_training
-from sonet.training.fit import BatchReport, Progress, TrainingError, fit
+from sonet.training.errors import TrainingError
+from sonet.training.fit import BatchReport, Progress, fit
 from sonet.training.objectives import OBJECTIVES
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,7 @@ from sonet.attacks import Threat
 
 
 class TrainConfig(BaseModel):
-    """SGD with momentum; the defaults are a short one-cycle, `paper_training()` is Huang et al. 2020.
+    """The defaults are SGD with momentum and a short one-cycle; `paper_training()` is Huang et al. 2020.
 
     Schedules, for progress p = (epochs done so far, with fractions) / epochs:
         "one-cycle": linear from lr / 10 up to lr at p = 0.3, then half a cosine down to lr / 1000 (Smith 2018).
@@ -31,22 +31,31 @@ class TrainConfig(BaseModel):
         "natural": CE(x, y).
         "madry": CE(x', y), x' of largest CE within `threat` (Madry et al. 2018, arXiv:1706.06083).
         "trades": CE(x, y) + beta KL(p(x) || p(x')), x' of largest KL (Zhang et al. 2019, arXiv:1901.08573).
-    x' is looked for with `attack_steps` steps of `attack_step_size`. These and `threat` go with "madry" and "trades"
-    alone, `beta` with "trades" alone: a setting that would be ignored is refused.
+        "margin": T CE over (logit_j + r gap_yj) / T, j = 1 .. classes: the logits that a change of length r = `threat`
+            could lead to at worst, gap_yj the Lipschitz constant of logit_y - logit_j (after Tsuzuku et al. 2018,
+            arXiv:1802.04034). For networks that know their constants: stable-sonet, convex-potential.
+    x' is looked for with `attack_steps` steps of `attack_step_size`. These go with "madry" and "trades" alone,
+    `beta` with "trades", T = `temperature` with "margin": a setting that would be ignored is refused.
+
+    Where they are not given, the optimizer is AdamW for "margin" and SGD else, and lr 0.01 for AdamW and 0.1 for SGD.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    objective: Literal["natural", "madry", "trades"] = Field(default="natural", description="what is minimised")
-    threat: str | None = Field(default=None, description="within which images are attacked: NORM:EPS, linf:8/255")
+    objective: Literal["natural", "madry", "trades", "margin"] = Field(
+        default="natural", description="what is minimised"
+    )
+    threat: str | None = Field(default=None, description="radius trained against, NORM:EPS, linf:8/255")
     attack_steps: PositiveInt | None = Field(default=None, description="gradient steps of the attack; default 10")
     attack_step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 4")
     beta: PositiveFloat | None = Field(default=None, description="weight of the KL, 1 / lambda in TRADES; default 6")
+    temperature: PositiveFloat | None = Field(default=None, description="T of the margin objective; default 0.1")
     epochs: PositiveInt = Field(default=12, description="passes over the training images")
     batch_size: PositiveInt = Field(default=64, description="images in a step, over all processes together")
-    lr: PositiveFloat = Field(default=0.1, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: NonNegativeFloat = Field(default=0.0, description="weight decay of SGD")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW")
+    lr: PositiveFloat = Field(default=0.1, description="peak learning rate; 0.01 for AdamW")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta_1 of AdamW")
+    weight_decay: NonNegativeFloat = Field(default=0.0, description="weight decay")
     schedule: Literal["one-cycle", "paper", "constant"] = Field(
         default="one-cycle", description="learning rate over time"
     )
@@ -55,6 +64,14 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32, description="order of images, augmentation, dropout")
     device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
     precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_fit(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        optimizer = values.get("optimizer", "adamw" if values.get("objective") == "margin" else "sgd")
+        return {"optimizer": optimizer, "lr": 0.01 if optimizer == "adamw" else 0.1} | values
 
     @field_validator("threat")
     @classmethod
@@ -76,8 +93,21 @@ class TrainConfig(BaseModel):
                     )
         elif self.threat is None:
             raise ValueError(
-                f"objective {self.objective!r} trains on attacked images and needs a threat, got none; "
-                "give one such as threat 'linf:8/255', or choose objective 'natural'"
+                f"objective {self.objective!r} trains against a radius and needs a threat, got none; give one such as "
+                f"threat '{'l2:0.25' if self.objective == 'margin' else 'linf:8/255'}', or choose objective 'natural'"
+            )
+        if self.objective == "margin":
+            for name in ("attack_steps", "attack_step_size", "beta"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"objective 'margin' attacks nothing, it uses the network's constants, so it takes no {name}, "
+                        f"got {getattr(self, name)!r}; leave it out"
+                    )
+            if self.threat is not None and Threat.parse(self.threat).norm != "l2":
+                raise ValueError(f"objective 'margin' demands a radius in l2, got {self.threat}; give l2:EPS")
+        elif self.temperature is not None:
+            raise ValueError(
+                f"temperature is of objective 'margin', got {self.temperature:g} with {self.objective!r}; leave it out"
             )
         if self.objective == "madry" and self.beta is not None:
             raise ValueError(

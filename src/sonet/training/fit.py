@@ -19,11 +19,9 @@ from sonet.data import Split, crop_and_flip
 from sonet.solvers import Adaptive, Solution
 from sonet.training.checkpoint import CheckpointError, EpochReport, find_checkpoint, load_checkpoint, save_checkpoint
 from sonet.training.config import TrainConfig
+from sonet.training.errors import TrainingError
 from sonet.training.objectives import OBJECTIVES
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says where, why and what to do. The last checkpoint is kept."""
+from sonet.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,9 @@ def fit(
             f"step sizes are shared within a batch, and {world} processes would each share within their part only, "
             "which is another network. Use scope='sample', or one process."
         )
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    if misfit := OBJECTIVES[config.objective].misfit(model):
+        raise TrainingError(misfit)
+    optimizer = make_optimizer(model, config)
     history: tuple[EpochReport, ...] = ()
     if run:
         if run.exists() and not run.is_dir():
@@ -111,7 +109,9 @@ def fit(
             report = report.model_copy(update={"test_accuracy": float(hits.float().mean())})
         history = (*history, report)
         if run and accelerator.is_main_process:
-            save_checkpoint(run, bare, _momentum(bare, optimizer), training=config, data=data or {}, history=history)
+            save_checkpoint(
+                run, bare, optimizer_state(bare, optimizer), training=config, data=data or {}, history=history
+            )
         accelerator.wait_for_everyone()
     # For mixed precision Accelerate put a `forward` of its own on the model: attacks must not meet it unasked.
     for name in ("forward", "_original_forward"):
@@ -210,11 +210,6 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    buffers = {name: optimizer.state[parameter].get("momentum_buffer") for name, parameter in model.named_parameters()}
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
-
-
 def _resume(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, data: dict[str, Any]
 ) -> tuple[EpochReport, ...]:
@@ -235,7 +230,5 @@ def _resume(
             "continued nor overwritten. Choose another folder, or remove this one."
         )
     model.load_state_dict(checkpoint.weights)
-    for name, parameter in model.named_parameters():
-        if name in checkpoint.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = checkpoint.momentum[name].clone()
+    restore_optimizer(model, optimizer, checkpoint.momentum)
     return description.history

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +23,11 @@ class Objective(ABC):
     @abstractmethod
     def of(cls, config: TrainConfig) -> Self:
         """With the settings of `config`, whose objective it is."""
+
+    @classmethod
+    def misfit(cls, model: nn.Module) -> str:
+        """Why this network cannot be trained so, as a sentence; empty where it can."""
+        return ""
 
     @abstractmethod
     def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
@@ -97,6 +102,50 @@ class Trades(Objective):
         return F.cross_entropy(clean, labels) + self.beta * kl_divergence(attacked, clean).mean(), clean
 
 
+@dataclass(frozen=True)
+class Margin(Objective):
+    r"""Mean of T CE over (logit_j + r gap_yj) / T: cross-entropy at the worst logits that radius r allows.
+
+    gap_yj: Lipschitz constant of logit_y - logit_j, 0 for j = y, with graph (after Tsuzuku et al. 2018,
+    arXiv:1802.04034). Accuracy is that at the images themselves. The certified radius is what is trained: no penalty
+    and no attack. T sets how many images count: the smaller, the more only those that are not certified yet.
+    """
+
+    radius: float
+    temperature: float
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        assert config.threat is not None, "TrainConfig asks for one"
+        return cls(Threat.parse(config.threat).eps, 0.1 if config.temperature is None else config.temperature)
+
+    @classmethod
+    def misfit(cls, model: nn.Module) -> str:
+        if isinstance(model, KnowsGaps):
+            return ""
+        return (
+            f"objective 'margin' needs a network that knows its Lipschitz constants, got {type(model).__name__}. "
+            "Take stable-sonet or convex-potential, or another objective."
+        )
+
+    def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
+        return images
+
+    def loss(self, model: nn.Module, images: Images, hard: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        logits = model(images)
+        bare = getattr(model, "module", model)  # of a network that is trained in several processes
+        assert isinstance(bare, KnowsGaps)
+        worst = logits + self.radius * bare.gaps()[labels]
+        return self.temperature * F.cross_entropy(worst / self.temperature, labels), logits
+
+
+@runtime_checkable
+class KnowsGaps(Protocol):
+    """A network whose constants hold by construction."""
+
+    def gaps(self) -> Tensor: ...
+
+
 def _inner(config: TrainConfig) -> tuple[Threat, int, float]:
     """Threat, number of steps and step size of the attack inside."""
     assert config.threat is not None, "TrainConfig asks for one"
@@ -105,4 +154,4 @@ def _inner(config: TrainConfig) -> tuple[Threat, int, float]:
     return threat, steps, threat.eps / 4 if config.attack_step_size is None else config.attack_step_size
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"natural": Natural, "madry": Madry, "trades": Trades}
+OBJECTIVES: dict[str, type[Objective]] = {"natural": Natural, "madry": Madry, "trades": Trades, "margin": Margin}

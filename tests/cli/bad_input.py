@@ -152,8 +152,11 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "solver of a resnet": (train("--set", "model.solver=paper", model="resnet10"), "no option 'solver'"),
     "lr negative": (train("--lr", -1), "lr: Input should be greater than 0"),
     "lr inf": (train("--lr", "inf"), "lr: Input should be a finite number"),
-    "unknown objective": (train("--objective", "pgd"), "objective: Input should be 'natural', 'madry' or 'trades'"),
-    "madry without a threat": (train("--objective", "madry"), "objective 'madry' trains on attacked images and needs"),
+    "unknown objective": (
+        train("--objective", "pgd"),
+        "objective: Input should be 'natural', 'madry', 'trades' or 'margin'",
+    ),
+    "madry without a threat": (train("--objective", "madry"), "objective 'madry' trains against a radius and needs"),
     "threat without an objective": (train("--threat", "linf:0.1"), "objective 'natural' attacks nothing"),
     "beta with madry": (train("--objective", "madry", "--threat", "linf:0.1", "--beta", 6), "no term that beta would"),
     "train: no eps": (train("--objective", "madry", "--threat", "linf"), "threat: got 'linf', expected NORM:EPS"),

@@ -21,8 +21,11 @@ RK4 = Fixed(method="rk4", num_steps=2)
 STAGES: dict[str, Any] = {"channels": 2, "blocks": (1, 1), "strides": (1, 2)}
 WIDE: dict[str, Any] = {"depth": 10, "widen": 1}
 SKEW: dict[str, Any] = {"solver": RK4}
+STABLE: dict[str, Any] = STAGES | {"channels": 4, "image_size": (8, 8), "solver": Fixed(method="euler", num_steps=2)}
 BASE: dict[str, dict[str, Any]] = {
     "sonet": STAGES | SKEW,
+    "stable-sonet": STABLE,
+    "convex-potential": STABLE,
     "soblock-resnet10": STAGES | SKEW,
     "soblock-wide-resnet": WIDE | SKEW,
     "odenet": {"channels": 2, "num_blocks": 1} | SKEW,
@@ -43,7 +46,12 @@ CHANGED: dict[str, Any] = {
     "widen": 2,
     "dropout": 0.5,
     "num_blocks": 2,
+    "image_size": (9, 8),
+    "kernel_norm": 0.3,
 }
+STABLE_NETWORKS = ("stable-sonet", "convex-potential")
+EVEN: dict[str, Any] = {"channels": 6}
+"""What networks that halve their channels are given instead."""
 
 
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -65,7 +73,8 @@ OPTIONS = [(name, option) for name, (kind, _) in MODELS.items() for option in ki
 def test_every_option_changes_the_network_or_its_logits(name: str, option: str) -> None:
     """An option that is accepted and not read would fail here; a new one must be given a change to try."""
     plain = build(name, seed=0, **BASE[name])
-    changed = build(name, seed=0, **(BASE[name] | {option: CHANGED[option]}))
+    change = EVEN[option] if name in STABLE_NETWORKS and option in EVEN else CHANGED[option]
+    changed = build(name, seed=0, **(BASE[name] | {option: change}))
     if shapes(plain) != shapes(changed):
         return
     if option == "in_channels":
@@ -105,6 +114,9 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (sonet.channels, sonet.blocks, sonet.strides) == (32, (2, 2, 2, 2), (1, 2, 2, 2))
     assert (sonet.gamma, sonet.slope, sonet.norm) == (0.0, 0.01, True)
     assert sonet.solver == Adaptive()
+    stable = configure("stable-sonet")
+    assert (stable.kernel_norm, stable.slope, stable.image_size) == (0.4, 0.9, (28, 28))
+    assert stable.solver == Fixed(method="euler", num_steps=2)
     for name in ("soblock-resnet10", "resnet10"):
         resnet = configure(name)
         assert (resnet.channels, resnet.blocks, resnet.strides) == (32, (1, 1, 1, 1), (1, 2, 2, 2))
@@ -189,14 +201,23 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "widen": st.integers(1, 12),
     "dropout": st.floats(0, 0.99),
     "num_blocks": st.integers(1, 12),
+    "image_size": st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    "kernel_norm": st.sampled_from([0.1, 0.4]),
 }
+STABLE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "channels": st.integers(5, 50).map(lambda half: 2 * half),
+    "slope": st.sampled_from([0.5, 1.0]),
+    "solver": st.builds(Fixed, method=st.just("euler"), num_steps=st.integers(1, 9)),
+}
+"""What all of their settings are possible with: others would be refused."""
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), name=st.sampled_from(list(MODELS)))
 def test_a_config_comes_back_from_json_as_it_was(data: st.DataObject, name: str) -> None:
     known = MODELS[name][0].model_fields
-    options = {key: data.draw(values, key) for key, values in FIELDS.items() if key in known}
+    fields = FIELDS | (STABLE_FIELDS if name in STABLE_NETWORKS else {})
+    options = {key: data.draw(values, key) for key, values in fields.items() if key in known}
     if "blocks" in known:
         stages = data.draw(st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 2])), min_size=1, max_size=5))
         options |= {"blocks": tuple(n for n, _ in stages), "strides": tuple(stride for _, stride in stages)}
@@ -247,12 +268,15 @@ def test_without_a_seed_the_global_generator_makes_the_weights() -> None:
 class Data:
     channels: int = 5
     num_classes: int = 4
+    size: tuple[int, int] = (9, 6)
 
 
-def test_like_data_gives_channels_and_classes_and_options_go_before_it() -> None:
+def test_like_data_gives_channels_classes_and_size_and_options_go_before_it() -> None:
     model = build("sonet", like=Data(), **STAGES, solver=RK4)
     assert model(torch.rand(2, 5, 8, 8)).shape == (2, 4)
     assert build("sonet", like=Data(), classes=9, **STAGES).config.classes == 9
+    assert build("stable-sonet", like=Data(), channels=6).config.image_size == (9, 6)
+    assert build("stable-sonet", like=Data(), channels=6, image_size=(4, 4)).config.image_size == (4, 4)
 
 
 @pytest.mark.parametrize("extra", [{"channels": 4}, {"like": Data()}])

@@ -73,7 +73,7 @@ def test_a_newer_or_damaged_audit_is_still_called_an_audit(tmp_path: Path) -> No
 def test_a_folder_with_both_is_refused(tmp_path: Path) -> None:
     write_audit(minimal_audit(), tmp_path)
     write(synthetic_record(seeds=0), tmp_path)
-    with pytest.raises(RecordError, match="got both"):
+    with pytest.raises(RecordError, match=r"expected one record, got record\.json and audit\.json"):
         read_any(tmp_path)
 
 

@@ -300,8 +300,8 @@ def test_madry_leaves_more_under_attack_than_natural_training() -> None:
         ({"attack_steps": 5}, "takes no attack_steps, got 5"),
         ({"attack_step_size": 0.1}, "takes no attack_step_size"),
         ({"beta": 6}, "takes no beta"),
-        ({"objective": "madry"}, "objective 'madry' trains on attacked images and needs a threat, got none"),
-        ({"objective": "trades", "beta": 1}, "objective 'trades' trains on attacked images and needs a threat"),
+        ({"objective": "madry"}, "objective 'madry' trains against a radius and needs a threat, got none"),
+        ({"objective": "trades", "beta": 1}, "objective 'trades' trains against a radius and needs a threat"),
         ({"objective": "madry", "threat": "linf:0.1", "beta": 6}, "no term that beta would weigh, got beta 6"),
         ({"objective": "madry", "threat": "linf:0"}, "eps is 0, expected > 0"),
         ({"objective": "madry", "threat": "linf:-0.1"}, "eps: got -0.1, expected a finite number >= 0"),
@@ -321,6 +321,6 @@ def test_settings_that_would_be_ignored_or_are_missing_are_refused(wrong: dict[s
 
 
 def test_every_objective_of_the_config_is_there_and_travels_through_json() -> None:
-    assert set(OBJECTIVES) == {"natural", "madry", "trades"}
+    assert set(OBJECTIVES) == {"natural", "madry", "trades", "margin"}
     setting = TrainConfig(objective="trades", threat="linf:8/255", beta=1)
     assert TrainConfig.model_validate_json(setting.model_dump_json()) == setting

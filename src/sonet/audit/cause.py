@@ -86,8 +86,8 @@ def name_cause(bars: list[Bar]) -> str:
     idle = [f"{bar.factor} ({bar.setting})" for bar in bars[1:] if not bar.carries]
     if not carry:
         return (
-            f"PGD leaves {reference.value:.0%} here, and no single factor that was changed takes it away: it is "
-            "masked by several together, or by something that no factor stands for."
+            f"PGD leaves {reference.value:.0%} here, and no single factor that was changed takes it away: where it is "
+            "masked, then by several together, or by something that no factor stands for."
         )
     each = "; ".join(f"{bar.factor} ({bar.setting}) to {bar.left.value:.0%}" for bar in carry)
     sentence = f"From the {reference.value:.0%} that PGD leaves, one change alone leads: {each}."

@@ -15,7 +15,7 @@ from sonet.blocks.ode import ODEBlock, ode_blocks
 from sonet.blocks.residual import BasicBlock, WideBlock
 from sonet.blocks.stretch import logarithmic_at, pair_stretch, stretch_at
 from sonet.bounds import Reach
-from sonet.solvers import Fixed
+from sonet.solvers import Adaptive, Fixed
 from sonet.types import Images
 
 
@@ -53,6 +53,12 @@ def stability(model: nn.Module, images: Images, *, rounds: int = 30, seed: int =
         return tuple(_row(name, block, met[name], rounds, seed) for name, block in _blocks(model) if name in met)
 
 
+def _alone(block: nn.Module, x: Tensor) -> Tensor:
+    """One sample only where steps are shared: a sample's stretch would be its batch-mates' as well."""
+    shared = isinstance(block, ODEBlock) and isinstance(block.solver, Adaptive) and block.solver.scope != "sample"
+    return x[:1] if shared else x
+
+
 def format_stability(rows: tuple[Stability, ...]) -> str:
     """The table as text, with a line for each reason."""
     head = f"{'block':<16}{'||K||':>9}{'log norm':>10}{'flow':>9}{'step':>9}{'block':>9}{'measured':>10}{'pairs':>9}"
@@ -71,6 +77,7 @@ def format_stability(rows: tuple[Stability, ...]) -> str:
 
 def _row(name: str, block: nn.Module, x: Tensor, rounds: int, seed: int) -> Stability:
     generator = torch.Generator().manual_seed(seed)
+    x = _alone(block, x)
     measured = stretch_at(block, x, rounds=rounds, generator=generator)
     pairs = pair_stretch(block, x, rounds=rounds, generator=generator)
     shape: Shape = tuple(x.shape[1:])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sonet.blocks import UnitRows
 from sonet.blocks.cover import NotCovered, cover
 from sonet.bounds import Reach
-from sonet.bounds.reach import ROUNDINGS
 from sonet.bounds.contraction import UP
+from sonet.bounds.reach import ROUNDINGS
 from sonet.models import Chain, Path
 from sonet.types import Images
 
@@ -78,7 +78,7 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
         with torch.no_grad():
             classes = model(image).shape[1]
         gaps = torch.full((classes, classes), math.sqrt(2) * reach.gain, dtype=torch.float64)
-        error = math.sqrt(2) * reach.error
+        rounding = math.sqrt(2) * reach.error
     else:
         rows, bias = head
         apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
@@ -86,8 +86,8 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
         # Each logit is a sum of its own: n u ||w_i|| ||x||, twice for a difference.
         lengths = rows.norm(dim=1) * before.seen
         own = (rows.shape[1] + 4) * lengths + 2 * bias.abs()
-        error = before.error * float(apart.max()) + 2 * ROUNDINGS * reach.unit * float(own.max())
-    return Bound((gaps * UP).fill_diagonal_(0.0), error * UP, tuple(layers))
+        rounding = before.error * float(apart.max()) + 2 * ROUNDINGS * reach.unit * float(own.max())
+    return Bound((gaps * UP).fill_diagonal_(0.0), rounding * UP, tuple(layers))
 
 
 def path_of(model: nn.Module) -> Path:

@@ -139,7 +139,7 @@ def _against_float64(model: nn.Module, images: Tensor, bound: Bound) -> float:
     worst = float((apart.amax(1) - apart.amin(1)).max())
     if not worst <= bound.error:
         raise CannotCertify(
-            f"differences of logits in float32 and float64 are {worst:.3g} apart, more than the {bound.error:.3g} that rounding was "
-            "counted for: this machine computes convolutions in another way than by plain sums."
+            f"differences of logits in float32 and float64 are {worst:.3g} apart, more than the {bound.error:.3g} that "
+            "rounding was counted for: this machine computes convolutions in another way than by plain sums."
         )
     return worst

@@ -78,6 +78,7 @@ def certify(
     members = () if name is EnsembleName.NONE else ENSEMBLES[name.value][0]((), seed)
     about = accused.about | {"norm": norm.value, "attack": name.value, "seed": seed}
     with bar() as shown, redirect_stdout(sys.stderr):
+        refuse_uncovered(network, dataset.test, as_json)
         grid = parse_radii(radii) if radii else default_radii(network, dataset.test, norm.value)
         found = certify_model(
             network,
@@ -105,6 +106,20 @@ def certify(
         return
     show_certificate(record)
     typer.echo(f"Wrote {folder / CERTIFICATE} and {folder / 'report.html'}.")
+
+
+def refuse_uncovered(model: nn.Module, test: Split, as_json: bool) -> None:
+    """`CannotCertify` for a network that has no certificate, after the table of what is known of its blocks."""
+    from sonet.blocks.stability import format_stability, stability
+    from sonet.certificate import CannotCertify, bound_network
+
+    try:
+        bound_network(model, test.images[:1])
+    except CannotCertify:
+        rows = () if as_json else stability(model, test.images[:4])
+        if rows:
+            typer.echo(f"No certificate. What is known of each block, in l2:\n\n{format_stability(rows)}\n", err=True)
+        raise
 
 
 def parse_radii(text: str) -> list[float]:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Wheels of torch without CUDA have no entry of their own in every index: pin and install it first.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check bench clean
 
 demo: .venv/.demo
 	$(BIN)/sonet reproduce digits
@@ -18,6 +18,12 @@ lint: .venv/.test
 
 check: .venv/.test
 	$(BIN)/pytest -n 2
+
+# torchode asks for old versions of packages that it hardly uses.
+bench: .venv/.test
+	$(PIP) --no-deps torchode==1.0.1 torchtyping==0.1.5 typeguard==2.13.3
+	$(BIN)/python benchmarks/speed/run.py
+	$(BIN)/python benchmarks/speed/table.py
 
 .venv/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -130,8 +130,8 @@ def measure(name: str, data: Dataset, task: Task, channels: int, seed: int, epoc
 
 def render(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "Mean over seeds (single seeds), n test images each; at the radius trained for also the Wilson interval at 95 % of "
-        "all seeds' images together. Certified radii in l2; those of spectral, aol and cayley do not count rounding.",
+        "Mean over seeds (single seeds), n test images each; at the radius trained for the Wilson interval at 95 % "
+        "of all seeds' images. Certified radii in l2; those of spectral, aol and cayley count no rounding.",
     ]
     for task in TASKS:
         mine = [row for row in rows if row["task"] == task.name]

@@ -52,7 +52,8 @@ class SpectralConv(_Conv):
 class AOLConv(_Conv):
     r"""Almost-orthogonal Lipschitz layer (Prach and Lampert 2022, arXiv:2208.03160).
 
-    P diag(d), d_i = (sum_j |P^T P|_ij)^-1/2. Of a convolution P^T P is the kernel's correlation with itself; the sum runs over channels and places.
+    P diag(d), d_i = (sum_j |P^T P|_ij)^-1/2. Of a convolution P^T P is the kernel's correlation with itself; the sum
+    runs over channels and places.
     """
 
     def prepare(self) -> Tensor:

@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "adaptive steps": (
         lambda: build("sonet", seed=0, norm=False, solver=Adaptive(), **SMALL).eval(),
-        "adaptive steps depend on the input",
+        "daptive steps depend on the input",
     ),
     "a first layer of ODE": (lambda: build("soblock-resnet10", **SMALL).eval(), "first has no bound"),
     "train mode": (lambda: stable().train(), r"in train mode.*call eval\(\) first"),
@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"ODENet does not say in which order.*method path\(\).*or write it as an nn\.Sequential",
     ),
     "no path": (lambda: nn.Linear(4, 3).eval(), "Linear does not say in which order its layers come"),
-    "a path that lies": (lambda: Chained(twice=True).eval(), r"Chained: its path\(\) is not what it computes"),
+    "a path that lies": (lambda: Chained(steep=1.0).eval(), r"Chained: its path\(\) is not what it computes"),
     "a path too short": (lambda: Shorter().eval(), r"Shorter: its path\(\) is not what it computes"),
     "a Sequential of its own kind": (lambda: Twice(nn.ReLU(), nn.Conv2d(1, 1, 1)).eval(), "is not what it computes"),
     "an unknown layer": (lambda: ended(nn.GELU()), "^0 has no bound, so the network has none. GELU: no bound is known"),

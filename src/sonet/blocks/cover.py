@@ -54,7 +54,7 @@ def cover(module: nn.Module, reach: Reach, shape: Shape) -> Reach:
 def _ode(block: ODEBlock, reach: Reach, shape: Shape) -> Reach:
     if not isinstance(block.solver, Fixed):
         raise NotCovered(
-            f"{block.name}: adaptive steps depend on the input, and how the answer depends on them has no bound. "
+            f"{block.name}: Adaptive steps depend on the input, and how the answer depends on them has no bound. "
             "Fixed steps have one."
         )
     found = dynamics(block, shape)

@@ -51,12 +51,15 @@ def certificate_text(record: CertificateRecord, encoding: str = "utf-8") -> Grou
 
 def _curve(record: CertificateRecord) -> Table:
     table = _table(f"Images of {record.natural.n} that stay right, {record.norm}")
-    for name in ("eps", "certified", f"left by {record.attack}", "time"):
+    attacked = any(point.attacked is not None for point in record.curve)
+    for name in ("eps", "certified", *((f"left by {record.attack}", "time") if attacked else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for point in record.curve:
-        left = "-" if point.attacked is None else count(point.attacked)
-        spent = "" if point.attacked is None else duration(point.seconds)
-        table.add_row(radius(point.eps), Text(count(point.certified), "bold"), left, spent)
+        cells = [Text(radius(point.eps)), Text(count(point.certified), "bold")]
+        if attacked:
+            left = "-" if point.attacked is None else count(point.attacked)
+            cells += [Text(left), Text("" if point.attacked is None else duration(point.seconds))]
+        table.add_row(*cells)
     return table
 
 

@@ -1,0 +1,157 @@
+"""Ours against torchdiffeq and torchode on the same weights; writes benchmarks/latest.json.
+
+    make bench                                    # under ten minutes on two cores
+    python benchmarks/speed/run.py --only torchdiffeq/sonet/ --repeats 7
+
+Every row compares results first, in float64: outputs to 1e-8, gradients to 1e-6 of their largest entry. A row whose
+results differ is void: it has no ratio, and says by how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import AS_FIXED, AS_TORCHDIFFEQ, NETWORKS, by_torchdiffeq, by_torchode, ours
+from torch import Tensor, nn
+from work import WORK, Timing, floors, interleaved, ready
+
+from sonet.solvers import Adaptive
+
+LATEST = Path(__file__).parents[1] / "latest.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`name`: ratio = seconds of `other` / seconds of ours. compared: whether both must compute the same."""
+
+    name: str
+    work: str
+    mine: nn.Module
+    other: nn.Module
+    compared: bool
+    note: str = ""
+
+
+def rows() -> Iterator[Row]:
+    """Against the rivals, then ours with another setting against ours as torchdiffeq does it."""
+    sample = Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | {"scope": "sample"})
+    for network in NETWORKS:
+        whole, fixed = ours(network, AS_TORCHDIFFEQ), ours(network, AS_FIXED)
+        for work in WORK:
+            yield Row(f"torchdiffeq/{network}/{work}", work, whole, by_torchdiffeq(whole), True)
+        for work in WORK:
+            yield Row(
+                f"torchode/{network}/{work}",
+                work,
+                fixed,
+                by_torchode(fixed, AS_FIXED.num_steps),
+                True,
+                "both in 2 fixed steps: torchode's controller is another one",
+            )
+        for work in WORK:
+            other = ours(network, sample)
+            yield Row(f"per-sample/{network}/{work}", work, other, whole, False, "whole batch over per sample")
+        for setting in ("frozen", "differentiated"):
+            solver = Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | {"step_gradient": setting})
+            for work in ("attack", "train"):
+                yield Row(f"{setting}/{network}/{work}", work, ours(network, solver), whole, False, "first over this")
+
+
+def difference(row: Row, images: Tensor) -> tuple[float, float]:
+    """(largest difference of outputs, of gradients over their largest entry), in float64."""
+    mine, other = (ready(model, row.work).double() for model in (row.mine, row.other))
+    pairs = list(zip(WORK[row.work](mine, images.double()), WORK[row.work](other, images.double()), strict=True))
+    row.mine.float(), row.other.float()
+    outputs = float((pairs[0][0] - pairs[0][1]).abs().max())
+    # Against the largest gradient of all: some weights have none, but for rounding.
+    largest = max((float(b.abs().max()) for _, b in pairs[1:]), default=1.0)
+    return outputs, max((float((a - b).abs().max()) / largest for a, b in pairs[1:]), default=0.0)
+
+
+def measure(row: Row, images: Tensor, repeats: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {"name": row.name, "n": repeats, "note": row.note}
+    if row.compared:
+        outputs, gradients = difference(row, images[:4])
+        answer |= {"outputs_differ": outputs, "gradients_differ": gradients}
+        if not (outputs <= 1e-8 and gradients <= 1e-6):
+            return answer | {"ratio": None, "low": None, "high": None, "void": "results differ"}
+    mine, other = ready(row.mine, row.work), ready(row.other, row.work)
+    work = WORK[row.work]
+    timing = interleaved(lambda: work(mine, images), lambda: work(other, images), repeats)
+    return answer | _figures(timing)
+
+
+def measure_floors(network: str, images: Tensor, repeats: int) -> Iterator[dict[str, Any]]:
+    """The bare evaluations of a forward pass over ours: what share of our time they are."""
+    model = ours(network, AS_TORCHDIFFEQ)
+    for name, bare in floors(model, images).items():
+        timing = interleaved(lambda: WORK["forward"](model, images), bare, repeats)
+        yield {"name": f"floor-{name}/{network}/forward", "n": repeats, "note": "share of our time"} | _figures(timing)
+
+
+def _figures(timing: Timing) -> dict[str, Any]:
+    low, high = timing.spread
+    return {
+        "ratio": timing.ratio,
+        "low": low,
+        "high": high,
+        "ours_seconds": sorted(timing.first)[len(timing.first) // 2],
+        "other_seconds": sorted(timing.second)[len(timing.second) // 2],
+        "memory_growth_mib": timing.growth,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=LATEST, help=f"default {LATEST}")
+    parser.add_argument("--only", default="", help="only rows whose name contains this")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    images = torch.rand(args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        found.append(row)
+        part = args.out.with_suffix(".part")
+        part.write_text(json.dumps({"rows": found, "environment": environment(args)}, indent=1) + "\n")
+        part.replace(args.out)
+        said = row.get("void") or f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        print(f"{row['name']}: {said}", flush=True)
+
+    for row in rows():
+        if args.only in row.name:
+            keep(measure(row, images, args.repeats))
+    for network in NETWORKS:
+        if args.only in f"floor-fields/{network}/forward" or args.only in f"floor-convolutions/{network}/forward":
+            for floor in measure_floors(network, images, args.repeats):
+                keep(floor)
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": args.threads,
+        "batch": args.batch,
+        "images": "3 x 32 x 32, uniform",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("sonet", "torch", "torchdiffeq", "torchode")},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""What is timed: a forward pass, an attack step, a training step, and their floors."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sonet.blocks import SkewConv, ode_blocks, watch_solves
+from sonet.solvers import Solution
+
+
+def forward(model: nn.Module, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [model(images)]
+
+
+def attack(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The gradient of the cross-entropy to the images; the weights of `model` are frozen."""
+    leaf = images.clone().requires_grad_(True)
+    logits = model(leaf)
+    return [logits.detach(), torch.autograd.grad(F.cross_entropy(logits, _labels(images)), leaf)[0]]
+
+
+def train(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The gradient of the cross-entropy to every weight."""
+    logits = model(images)
+    return [logits.detach(), *torch.autograd.grad(F.cross_entropy(logits, _labels(images)), list(model.parameters()))]
+
+
+WORK: dict[str, Callable[[nn.Module, Tensor], list[Tensor]]] = {"forward": forward, "attack": attack, "train": train}
+
+
+def ready(model: nn.Module, work: str) -> nn.Module:
+    """For an attack, the weights frozen, as any attack on a trained network may have them."""
+    return copy.deepcopy(model).requires_grad_(False) if work == "attack" else model
+
+
+def _labels(images: Tensor) -> Tensor:
+    return torch.arange(len(images)) % 10
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of `first` and `second` in turn. growth: of the process's memory over the repeats, MiB."""
+
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    growth: float
+
+    @property
+    def ratio(self) -> float:
+        return median(self.second) / median(self.first)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        pairs = sorted(b / a for a, b in zip(self.first, self.second, strict=True))
+        return pairs[0], pairs[-1]
+
+
+def interleaved(first: Callable[[], object], second: Callable[[], object], repeats: int) -> Timing:
+    """Wall times of both, one after the other, in changing order, after one call of each that is not counted."""
+    first()
+    second()
+    gc.collect()
+    before = resident()
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(repeats):
+        for which in (0, 1) if number % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            (first, second)[which]()
+            times[which].append(time.perf_counter() - start)
+    return Timing(tuple(times[0]), tuple(times[1]), resident() - before)
+
+
+def resident() -> float:
+    """Memory of this process now, MiB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+def floors(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
+    """As many evaluations as the solve takes of (a) the bare fields and (b) their two convolutions alone, forward."""
+    evaluations: dict[str, int] = {}
+    inputs: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+
+    def listen(name: str, solution: Solution) -> None:
+        evaluations[name] = int(solution.evaluations.max())
+
+    handles = [
+        block.field.register_forward_pre_hook(lambda module, given, name=name: inputs.setdefault(name, given) and None)
+        for name, block in ode_blocks(model).items()
+    ]
+    with watch_solves(model, listen), torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+
+    def fields() -> None:
+        with torch.no_grad():
+            for name, block in ode_blocks(model).items():
+                for _ in range(evaluations[name]):
+                    block.field(*inputs[name])
+
+    def convolutions() -> None:
+        with torch.no_grad():
+            for name, block in ode_blocks(model).items():
+                y, z = inputs[name][1]
+                if isinstance(block.field, SkewConv):
+                    for _ in range(evaluations[name]):
+                        block.field.convolve(z)
+                        block.field.transpose(y, (z.shape[-2], z.shape[-1]))
+
+    return {"fields": fields, "convolutions": convolutions}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ LAYERS: dict[str, tuple[Make, Shape]] = {
     "skew by rk4": (lambda: skew((1, 2), 1, 0.3, 0.5, "rk4"), (1, 4, 3)),
     "dense": (lambda: skew_dense_block(6, 3, EULER, slope=0.1), (6,)),
     "tied": (lambda: tied(0.1, 0.9), (4, 5, 4)),
-    "tied, larger than tied for": (lambda: tied(0.0, 0.3), (4, 9, 8)),
+    "tied, undamped": (lambda: tied(0.0, 0.3), (4, 5, 4)),
     "potential": (lambda: convex_potential_block(3, (5, 4), Fixed(method="euler", num_steps=1)), (3, 5, 4)),
     "basic": (lambda: BasicBlock(2, 2), (2, 5, 4)),
     "basic, strided": (lambda: BasicBlock(2, 3, 2), (2, 7, 5)),
@@ -96,10 +97,8 @@ def made(name: str, seed: int, wild: float = 0.5) -> tuple[nn.Module, Shape]:
                 parameter.copy_(normal(*parameter.shape, seed=seed + i))
         for module in layer.modules():
             if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.copy_(normal(module.num_features, seed=seed + 50) * 10**wild)
-                module.running_var.copy_(10 ** (2 * wild * normal(module.num_features, seed=seed + 51)))
+                module.running_mean = (normal(module.num_features, seed=seed + 50) * 10**wild).float()
+                module.running_var = (10 ** (2 * wild * normal(module.num_features, seed=seed + 51))).float()
     return layer, shape
 
 
@@ -107,13 +106,10 @@ def in_double(layer: nn.Module) -> nn.Module:
     """The same map in float64: kernels and rows that are made from weights stay those of float32."""
     exact = copy.deepcopy(layer).double()
     for mine, other in zip(layer.modules(), exact.modules(), strict=True):
-        with torch.no_grad():
-            if isinstance(mine, TiedSkewConv | ConvexPotential):
-                kernel = mine.kernel().double()
-                vars(other)["kernel"] = lambda kernel=kernel: kernel
-            elif isinstance(mine, UnitRows):
-                rows = mine.rows().double()
-                vars(other)["rows"] = lambda rows=rows: rows
+        if isinstance(mine, TiedSkewConv | ConvexPotential):
+            vars(other)["kernel"] = partial(torch.Tensor.double, mine.kernel().detach())
+        elif isinstance(mine, UnitRows):
+            vars(other)["rows"] = partial(torch.Tensor.double, mine.rows().detach())
     return exact
 
 
@@ -133,15 +129,15 @@ def largest(x: Tensor) -> float:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_layer_stretches_more_than_it_may(name: str) -> None:
-    for seed in range(2):
-        layer, shape = made(name, seed)
+    for seed, wild in ((0, 0.5), (1, 0.5), (2, 2.0)):
+        layer, shape = made(name, seed, wild)
         exact, gain = in_double(layer), cover(layer, from_image(shape), shape).gain
         generator = torch.Generator().manual_seed(seed)
         x = 10 ** normal(6, *(1 for _ in shape), seed=seed) * normal(6, *shape, seed=seed + 1)
         seen = stretch_at(exact, x, rounds=25, generator=generator)
         pairs = pair_stretch(exact, x, rounds=10, generator=generator)
         assert max(seen, pairs) <= gain * (1 + 1e-9)
-        assert seen >= 0.1 * gain  # neither is the bound an idle one
+        assert seen >= 0.1 * gain or wild > 1  # neither is the bound an idle one
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -157,6 +153,30 @@ def test_rounding_in_float32_moves_no_output_further_than_said(name: str) -> Non
         assert largest(got.double() - truth) <= reach.error * (1 + 1e-12)
         assert largest(truth) <= reach.size * (1 + 1e-12)
         assert reach.error <= 1e-2 * reach.size
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_of_an_image_of_zeros_biases_and_their_rounding_are_left(name: str) -> None:
+    """Also where a batch norm's shift all but undoes its mean."""
+    for seed in range(3):
+        layer, shape = made(name, seed)
+        for module in layer.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.affine:
+                with torch.no_grad():
+                    module.bias.sub_(module(torch.zeros(1, module.num_features, 1, 1)).flatten())
+        reach = cover(layer, Reach(0.0, 1.0, 0.0, 2.0**-24), shape)
+        x = torch.zeros(1, *shape)
+        got, truth = forward(layer, x).double(), forward(in_double(layer), x.double())
+        assert largest(truth) <= reach.size * (1 + 1e-12) + 1e-12
+        assert largest(got - truth) <= reach.error
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_error_that_came_in_grows_as_distances_may(name: str) -> None:
+    layer, shape = made(name, 0)
+    reach = cover(layer, Reach(1.0, 3.0, 0.5, 2.0**-24), shape)
+    assert reach.error >= reach.gain / 3 * 0.5 * (1 - 1e-12)
+    assert reach.gain == pytest.approx(3 * cover(layer, Reach(1.0, 1.0, 0.0, 0.0), shape).gain, rel=1e-12)
 
 
 @settings(max_examples=15, deadline=None)
@@ -207,13 +227,26 @@ def test_the_numbers_of_a_field_bound_its_jacobians(name: str) -> None:
     assert float(at_zero.detach().norm()) <= found.at_zero * (1 + 1e-9) + 1e-12
 
 
+def test_a_potential_whose_neurons_are_all_on_has_its_largest_slope() -> None:
+    block, shape = made("potential", 0)
+    assert isinstance(block, ODEBlock)
+    field = block.double().field
+    assert isinstance(field, ConvexPotential)
+    with torch.no_grad():
+        field.bias.fill_(100.0)
+    x, generator = normal(1, *shape), torch.Generator().manual_seed(0)
+    seen = stretch_at(lambda x: field(torch.zeros(1), (x,))[0], x, generator=generator)
+    largest_slope = dynamics(block, shape).lipschitz
+    assert 0.8 * largest_slope <= seen <= largest_slope
+
+
 @pytest.mark.parametrize(
     ("make", "shape", "why"),
     [
         (lambda: skew_conv_block(2, 3, 1, EULER, gamma=0, slope=0.1, norm=True), (2, 5, 5), "GroupNorm .*norm=False"),
         (lambda: odenet_block(2, EULER), (2, 5, 5), "ODENetField: GroupNorm divides"),
-        (lambda: skew_conv_block(2, 3, 1, Adaptive(), gamma=0, slope=0.1, norm=False), (2, 5, 5), "adaptive steps"),
-        (lambda: skew_dense_block(4, 3, Adaptive(), slope=0.1), (4,), "adaptive steps depend on the input"),
+        (lambda: skew_conv_block(2, 3, 1, Adaptive(), gamma=0, slope=0.1, norm=False), (2, 5, 5), "(?i)adaptive steps"),
+        (lambda: skew_dense_block(4, 3, Adaptive(), slope=0.1), (4,), "(?i)adaptive steps depend on the input"),
         (lambda: nn.GroupNorm(1, 2), (2, 5, 5), "GroupNorm: no bound is known"),
         (nn.Sigmoid, (2, 5, 5), "Sigmoid: no bound is known"),
         (lambda: nn.BatchNorm2d(2).train(), (2, 5, 5), "train mode"),
@@ -236,7 +269,6 @@ class Loud(nn.ReLU):
         return 100 * super().forward(input)
 
 
-@pytest.mark.xfail(reason="settings that are not looked at: these have a bound that does not hold, or another error")
 @pytest.mark.parametrize(
     ("make", "shape"),
     [

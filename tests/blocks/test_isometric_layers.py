@@ -103,7 +103,6 @@ def test_the_greater_come_first_by_hand() -> None:
     assert MaxMin()(x).flatten().tolist() == [2, 5, 1, -3]
 
 
-@pytest.mark.xfail(reason="three channels broadcast: the lone second of a pair is used twice, a gain of sqrt 2")
 def test_an_odd_number_of_channels_has_no_pairs() -> None:
     with pytest.raises(ValueError, match="even"):
         MaxMin()(normal(1, 3, 2, 2))

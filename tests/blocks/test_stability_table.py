@@ -122,7 +122,7 @@ def test_adaptive_steps_have_a_flow_but_no_step_and_no_block() -> None:
     with swap_solver(model, Adaptive()):
         rows = table(model)
     for row in rows:
-        assert "adaptive steps depend on the input" in row.why
+        assert "adaptive steps depend on the input" in row.why.lower()
         assert (row.step, row.block) == (None, None)
         assert row.logarithmic is not None
         assert row.flow == pytest.approx(math.exp(row.logarithmic), rel=1e-9)
@@ -193,7 +193,7 @@ def test_the_text_has_a_line_for_every_block_and_every_reason() -> None:
     reasons = text[4:]
     assert len(reasons) == 2
     assert any(line.startswith("not covered: 0: ") and "GroupNorm" in line for line in reasons)
-    assert any(line.startswith("not covered: 1: ") and "adaptive" in line for line in reasons)
+    assert any(line.startswith("not covered: 1: ") and "adaptive" in line.lower() for line in reasons)
 
 
 def test_blocks_with_one_reason_share_its_line() -> None:

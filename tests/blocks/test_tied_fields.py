@@ -141,9 +141,6 @@ def reuse_memory(tied: TiedField) -> None:
     tied.weight.data = memory
 
 
-STALE = pytest.mark.xfail(reason="address and version stay; the kernel kept is that of other weights")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "change",
@@ -153,8 +150,8 @@ STALE = pytest.mark.xfail(reason="address and version stay; the kernel kept is t
         load_assigned,
         replace_parameter,
         nn.Module.double,
-        pytest.param(add_to_data, marks=STALE),
-        pytest.param(reuse_memory, marks=STALE),
+        add_to_data,
+        reuse_memory,
     ],
 )
 def test_the_kernel_kept_in_eval_mode_follows_the_weights(kind: str, change: Callable[[TiedField], object]) -> None:
@@ -274,7 +271,6 @@ def test_training_the_weights_to_expand_does_not_help() -> None:
     assert best > 0.9
 
 
-@pytest.mark.xfail(reason="a field does not notice that its state has another size than its kernel is tied for")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_refuses_images_for_which_its_kernel_is_not_tied(kind: str) -> None:
     block = stable_block(kind, Fixed(method="euler", num_steps=1), (1, 1)).eval()

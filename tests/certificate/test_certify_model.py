@@ -226,7 +226,6 @@ def test_a_network_of_which_rounding_is_not_counted_is_refused(monkeypatch: pyte
         certify_model(linear(), labelled(linear()), "l2", [0.0], ())
 
 
-@pytest.mark.xfail(reason="the twin in float64 ties kernels of its own, which differ by far more than rounding")
 def test_a_small_stable_network_is_not_refused_for_the_kernels_of_its_twin() -> None:
     one_stage = {"kernel_norm": 0.8, "slope": 0.9, "blocks": (1,), "strides": (1,), "image_size": (8, 8)}
     model = stable(seed=2, solver=Fixed(method="euler", num_steps=1), **one_stage)

@@ -268,7 +268,6 @@ def test_a_certificate_that_is_disproved_is_no_mistake_of_the_user_s(
     assert not Path("found/certificate.json").exists()
 
 
-@pytest.mark.xfail(reason="a traceback: the network is asked before anybody looked whether it takes the images")
 @pytest.mark.parametrize("name", ["small", "narrow"])
 def test_a_network_of_a_file_that_cannot_take_the_images_is_one_sentence(run: Runner, home: Path, name: str) -> None:
     ended = own(run, home, name)

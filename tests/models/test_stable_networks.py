@@ -254,7 +254,6 @@ def test_backward_through_permuted_images_is_that_of_their_contiguous_copies(whi
         torch.testing.assert_close(view, contiguous, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.xfail(reason="tensors made in inference mode have no version, by which a kept kernel is known")
 def test_a_network_made_and_asked_without_autograd_answers() -> None:
     with torch.inference_mode():
         model = small("skew")

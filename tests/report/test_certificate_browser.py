@@ -41,7 +41,7 @@ def test_the_curve_is_drawn_with_lines_band_and_points(browser: webdriver.Chrome
     "title",
     [
         "radius, l2",
-        pytest.param("share of images", marks=pytest.mark.xfail(reason="a layer without a title takes it from all")),
+        "share of images",
     ],
 )
 def test_the_axes_have_titles(browser: webdriver.Chrome, title: str) -> None:

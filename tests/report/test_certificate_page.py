@@ -96,7 +96,6 @@ def test_the_curve_draws_both_lines_and_the_band_between_them() -> None:
     assert "radius 0.25: certified 0.70, left 0.90" in curve(FULL).to_dict()["description"]
 
 
-@pytest.mark.xfail(reason="between two radii it shows an image too many, and nothing at either end")
 def test_the_line_of_what_is_certified_is_the_share_of_images_with_a_larger_radius() -> None:
     layer, rows = next((layer, rows) for layer, rows in _layers() if "interpolate" in layer["mark"])
     steps = sorted((row["eps"], row["share"]) for row in rows)

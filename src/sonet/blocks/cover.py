@@ -41,16 +41,31 @@ def dynamics(block: ODEBlock, shape: Shape) -> Dynamics:
     return _field(block.field, shape)
 
 
-@singledispatch
 def cover(module: nn.Module, reach: Reach, shape: Shape) -> Reach:
     """Bounds behind a layer, from those before it and the shape of its input; the layer is in eval mode.
 
     Errors: NotCovered for a layer without a proof, and for settings that break it.
     """
+    for part in module.modules():
+        check_untouched(part)
+    return _cover(module, reach, shape)
+
+
+def check_untouched(module: nn.Module) -> None:
+    """NotCovered for a layer that may compute something else than its kind does: a subclass, hooks, a new forward."""
+    kind = type(module)
+    if not kind.__module__.startswith(("sonet.", "torch.nn.modules.")):
+        raise NotCovered(f"{kind.__name__}: bounds are of known kinds of layers; a class of its own may do anything.")
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        raise NotCovered(f"{kind.__name__}: a hook or a forward of its own may change what it computes.")
+
+
+@singledispatch
+def _cover(module: nn.Module, reach: Reach, shape: Shape) -> Reach:
     raise NotCovered(f"{type(module).__name__}: no bound is known for it.")
 
 
-@cover.register
+@_cover.register
 def _ode(block: ODEBlock, reach: Reach, shape: Shape) -> Reach:
     if not isinstance(block.solver, Fixed):
         raise NotCovered(
@@ -115,13 +130,17 @@ def _skew_conv(field: SkewConv, shape: Shape) -> Dynamics:
 
 
 def _skew(norm: float, absolute: float, *, terms: int, gamma: float, slope: float, at_zero: float) -> Dynamics:
+    if not 0 < slope <= 1:
+        raise NotCovered(f"a field with slope {slope:g}: bounds are for slopes in (0, 1].")
     return Dynamics(
         norm=norm,
         logarithmic=logarithmic_norm(norm, gamma, slope),
         lipschitz=lipschitz(norm, gamma),
         euler=lambda h: euler_bound(norm, gamma, slope, h),
         at_zero=at_zero,
-        rounding=lambda size: linear_rounding(terms, absolute, size) + 4 * (gamma * size + at_zero + absolute * size),
+        rounding=lambda size: (
+            linear_rounding(terms, absolute, size) + 4 * (gamma * size + absolute * size) + (terms + 4) * at_zero
+        ),
     )
 
 
@@ -133,7 +152,7 @@ def _potential(field: ConvexPotential, size: tuple[int, int]) -> Dynamics:
 
     def rounding(length: float) -> float:
         hidden = absolute * length + offset
-        return norm * (linear_rounding(9 * ins, absolute, length) + 4 * hidden) + linear_rounding(
+        return norm * (linear_rounding(9 * ins, absolute, length) + 4 * hidden + 9 * ins * offset) + linear_rounding(
             9 * outs, absolute, hidden
         )
 
@@ -147,43 +166,50 @@ def _potential(field: ConvexPotential, size: tuple[int, int]) -> Dynamics:
     )
 
 
-@cover.register(Unshuffle)
-@cover.register(MaxMin)
-@cover.register(nn.ReLU)
-@cover.register(nn.Identity)
-@cover.register(nn.Flatten)
+@_cover.register
+def _max_min(module: MaxMin, reach: Reach, shape: Shape) -> Reach:
+    if shape[0] % 2:
+        raise NotCovered(f"MaxMin on {shape[0]} channels: it takes them in pairs.")
+    return reach
+
+
+@_cover.register(Unshuffle)
+@_cover.register(nn.ReLU)
+@_cover.register(nn.Identity)
+@_cover.register(nn.Flatten)
 def _exact(module: nn.Module, reach: Reach, shape: Shape) -> Reach:
     """1-Lipschitz, 0 to 0, and nothing is rounded."""
     return reach
 
 
-@cover.register
+@_cover.register
 def _spread(module: SpreadChannels, reach: Reach, shape: Shape) -> Reach:
     return reach.through(1.0, rounding=2 * reach.seen)
 
 
-@cover.register
+@_cover.register
 def _pool(module: GlobalPool, reach: Reach, shape: Shape) -> Reach:
     pixels = shape[1] * shape[2]
     return reach.through(pixels**-0.5, rounding=(pixels + 2) * pixels**-0.5 * reach.seen)
 
 
-@cover.register(nn.Linear)
-@cover.register(UnitRows)
+@_cover.register(nn.Linear)
+@_cover.register(UnitRows)
 def _linear(module: nn.Linear | UnitRows, reach: Reach, shape: Shape) -> Reach:
     weight = (module.rows() if isinstance(module, UnitRows) else module.weight).detach().double()
     bias = 0.0 if module.bias is None else _length(module.bias.detach().double())
     absolute = float(matrix_norm(weight.abs()))
-    rounding = linear_rounding(weight.shape[1], absolute, reach.seen) + bias + absolute * reach.seen
+    rounding = linear_rounding(weight.shape[1], absolute, reach.seen) + absolute * reach.seen
+    rounding += (weight.shape[1] + 4) * bias
     return reach.through(float(matrix_norm(weight)), offset=bias, rounding=rounding)
 
 
-@cover.register
+@_cover.register
 def _conv(module: nn.Conv2d, reach: Reach, shape: Shape) -> Reach:
     return _affine_conv(module, None, reach, shape)
 
 
-@cover.register
+@_cover.register
 def _batch_norm(module: nn.BatchNorm2d, reach: Reach, shape: Shape) -> Reach:
     scale, shift = _folded(module)
     offset = _length(shift) * math.sqrt(shape[1] * shape[2])
@@ -191,7 +217,7 @@ def _batch_norm(module: nn.BatchNorm2d, reach: Reach, shape: Shape) -> Reach:
     return reach.through(gain, offset=offset, rounding=8 * (gain * reach.seen + offset + _centre(module, shape)))
 
 
-@cover.register
+@_cover.register
 def _basic(block: BasicBlock, reach: Reach, shape: Shape) -> Reach:
     """ReLU(conv2 ReLU(conv1 x) + shortcut x), each norm folded into its convolution."""
     middle = _affine_conv(block.conv1, block.bn1, reach, shape)
@@ -203,7 +229,7 @@ def _basic(block: BasicBlock, reach: Reach, shape: Shape) -> Reach:
     return _sum(branch, short)
 
 
-@cover.register
+@_cover.register
 def _wide(block: WideBlock, reach: Reach, shape: Shape) -> Reach:
     middle = _affine_conv(block.conv1, None, cover(block.bn1, reach, shape), shape)
     inner = (block.conv1.out_channels, *shape[1:])
@@ -226,6 +252,11 @@ def _sum(one: Reach, other: Reach) -> Reach:
 
 
 def _affine_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, reach: Reach, shape: Shape) -> Reach:
+    same = all(len(set(pair)) == 1 for pair in (conv.kernel_size, conv.stride, conv.padding))
+    if isinstance(conv.padding, str) or not same or conv.groups != 1 or conv.dilation != (1, 1):
+        raise NotCovered("Conv2d: bounds are for square kernels, strides and paddings, without groups or dilation.")
+    if conv.padding_mode != "zeros":
+        raise NotCovered(f"Conv2d: padding by {conv.padding_mode} has no bound, by zeros it has.")
     kernel = conv.weight.detach().double()
     bias = torch.zeros(len(kernel), dtype=torch.float64) if conv.bias is None else conv.bias.detach().double()
     extra = 0.0
@@ -233,14 +264,13 @@ def _affine_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, reach: Reach, sha
         scale, shift = _folded(norm)
         kernel, bias = kernel * scale[:, None, None, None], bias * scale + shift
         extra = _centre(norm, (len(kernel), *_strided(shape, conv)))
-    if conv.kernel_size[0] != conv.kernel_size[1] or conv.groups != 1 or conv.dilation != (1, 1):
-        raise NotCovered("Conv2d: bounds are for square kernels without groups or dilation.")
     setting = {"stride": int(conv.stride[0]), "padding": int(conv.padding[0])}
     size = (shape[1], shape[2])
     rows, columns = _strided(shape, conv)
     offset = _length(bias) * math.sqrt(rows * columns)
     absolute = float(conv_norm(kernel.abs(), size, **setting))
-    rounding = linear_rounding(kernel[0].numel(), absolute, reach.seen) + 8 * (absolute * reach.seen + offset + extra)
+    rounding = linear_rounding(kernel[0].numel(), absolute, reach.seen) + 8 * (absolute * reach.seen + extra)
+    rounding += (kernel[0].numel() + 8) * offset
     return reach.through(float(conv_norm(kernel, size, **setting)), offset=offset, rounding=rounding)
 
 

@@ -53,6 +53,8 @@ class MaxMin(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:
+            raise ValueError(f"MaxMin: got {x.shape[1]} channels, expected an even number: they are taken in pairs.")
         u, v = x[:, ::2], x[:, 1::2]
         return torch.cat((torch.maximum(u, v), torch.minimum(u, v)), 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +27,29 @@ class TiedField(nn.Module, ABC):
         self.kernel_norm, self.size = kernel_norm, size
         self.weight = nn.Parameter(torch.empty(channels_out, channels_in, 3, 3))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def kernel(self) -> Tensor:
         """K, (C_out, C_in, 3, 3), with ||K|| <= `kernel_norm` up to rounding."""
         if self.training:
             return self._tie()
-        weight = self.weight
-        state = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
-        if self._kept is None or self._kept[0] != state:
+        # By value: weights may be changed behind the back of their version counter.
+        if self._kept is None or not _same(self._kept[0], self.weight):
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = (state, self._tie())
+                self._kept = (self.weight.detach().clone(), self._tie())
         return self._kept[1]
 
     def _tie(self) -> Tensor:
         # The norm of weights that are all zero is zero; the field is then zero as well.
         return self.weight * (self.kernel_norm / (conv_norm(self.weight, self.size) + 1e-12))
+
+    def check_size(self, part: Tensor) -> None:
+        """ValueError for a state of another size than the kernel is tied for: its bound would not hold there."""
+        if tuple(part.shape[-2:]) != tuple(self.size):
+            raise ValueError(
+                f"{type(self).__name__}: got a state of size {tuple(part.shape[-2:])}, expected {tuple(self.size)}, "
+                "for which its kernel's norm is tied. Build the network for images of this size."
+            )
 
     @abstractmethod
     def tie(self) -> Field:
@@ -75,6 +81,7 @@ class TiedSkewConv(TiedField):
 
         def field(t: Tensor, state: State) -> State:
             y, z = state
+            self.check_size(y)
             dy = F.conv2d(z, kernel, bias_y, padding=1) - gamma * y
             dz = F.conv_transpose2d(y, -kernel, bias_z, padding=1) - gamma * z
             return F.leaky_relu(dy, slope), F.leaky_relu(dz, slope)
@@ -100,9 +107,14 @@ class ConvexPotential(TiedField):
         kernel, bias = self.kernel(), self.bias
 
         def field(t: Tensor, state: State) -> State:
+            self.check_size(state[0])
             return (F.conv_transpose2d(F.relu(F.conv2d(state[0], kernel, bias, padding=1)), -kernel, padding=1),)
 
         return field
 
     def extra_repr(self) -> str:
         return f"kernel_norm={self.kernel_norm}"
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)

@@ -25,7 +25,7 @@ def least_damping(k: float, slope: float, tableau: Tableau, h: float) -> float:
         stretch = step_bound(tableau, h, lambda step: euler_bound(k, gamma, slope, step), lipschitz(k, gamma))
         return stretch <= 1 + 1e-9
 
-    rungs = [2 / h * (number / 64) ** 2 for number in range(65)]
+    rungs = [2 / h * (number / 32) ** 2 for number in range(33)]
     if safe(0.0):
         return 0.0
     first = next((i for i, gamma in enumerate(rungs) if safe(gamma)), None)

@@ -67,7 +67,7 @@ def conv_norm(kernel: Tensor, size: tuple[int, int], *, stride: int = 1, padding
     symbol = _symbols(kernel, size, stride, padding)
     unit = torch.finfo(kernel.dtype).eps / 2
     taps = kernel.shape[-1] * kernel.shape[-2]
-    rounding = 16 * (taps + 4) * unit * kernel.abs().sum((-1, -2)).square().sum().sqrt()
+    rounding = 16 * (taps + 4) * unit * _frobenius(kernel.abs().sum((-1, -2)))
     return matrix_norm(symbol) + rounding
 
 

@@ -13,7 +13,7 @@ from sonet.blocks.cover import NotCovered, cover
 from sonet.bounds import Reach
 from sonet.bounds.contraction import UP
 from sonet.bounds.reach import ROUNDINGS
-from sonet.models import Chain, Path
+from sonet.models import Chain, Path, layers
 from sonet.types import Images
 
 
@@ -57,13 +57,25 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
     Errors: CannotCertify.
     """
     path = path_of(model)
+    if not path:
+        raise CannotCertify(f"{type(model).__name__} has no layers, expected a classifier.")
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and (tensor.dtype != torch.float32 or tensor.device.type != "cpu"):
+            raise CannotCertify(
+                f"the network has weights in {tensor.dtype} on {tensor.device}, expected float32 on the CPU, for which "
+                "rounding is counted. Move it there."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CannotCertify("the network has weights that are not finite, so it has no bound.")
     if model.training:
         raise CannotCertify("the network is in train mode; a certificate is for what is deployed: call eval() first.")
+    if model._forward_hooks or model._forward_pre_hooks or "forward" in vars(model):
+        raise CannotCertify("the network has hooks, or a forward of its own, which may change what it computes.")
     shapes = _shapes(model, path, image)
     longest = math.sqrt(image[0].numel()) * UP
     size = longest if size is None else min(size, longest)
     reach = Reach(size, 1.0, 0.0, torch.finfo(torch.float32).eps / 2)
-    layers = []
+    passed: list[Layer] = []
     before = reach
     for name, module in path:
         before = reach
@@ -72,7 +84,7 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
         except NotCovered as error:
             text = str(error).removeprefix(f"{name}: ")
             raise CannotCertify(f"{name} has no bound, so the network has none. {text}") from None
-        layers.append(Layer(name, type(module).__name__, reach.gain, reach.error))
+        passed.append(Layer(name, type(module).__name__, reach.gain, reach.error))
     head = _rows(path[-1][1])
     if head is None:
         with torch.no_grad():
@@ -85,15 +97,15 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
         gaps = before.gain * apart
         # Each logit is a sum of its own: n u ||w_i|| ||x||, twice for a difference.
         lengths = rows.norm(dim=1) * before.seen
-        own = (rows.shape[1] + 4) * lengths + 2 * bias.abs()
+        own = (rows.shape[1] + 4) * (lengths + bias.abs())
         rounding = before.error * float(apart.max()) + 2 * ROUNDINGS * reach.unit * float(own.max())
-    return Bound((gaps * UP).fill_diagonal_(0.0), rounding * UP, tuple(layers))
+    return Bound((gaps * UP).fill_diagonal_(0.0), rounding * UP, tuple(passed))
 
 
 def path_of(model: nn.Module) -> Path:
     """The layers of a chain; CannotCertify for other networks."""
     if isinstance(model, nn.Sequential):
-        return [pair for name, child in model.named_children() for pair in _flat(name, child)]
+        return layers(model, *dict(model.named_children()))
     if isinstance(model, Chain):
         return model.path()
     raise CannotCertify(
@@ -102,24 +114,28 @@ def path_of(model: nn.Module) -> Path:
     )
 
 
-def _flat(name: str, module: nn.Module) -> Path:
-    if isinstance(module, nn.Sequential):
-        return [pair for key, child in module.named_children() for pair in _flat(f"{name}.{key}", child)]
-    return [(name, module)]
-
-
 def _shapes(model: nn.Module, path: Path, image: Images) -> dict[str, tuple[int, ...]]:
     """The shape of each layer's input, read off by passing the image along the path; which must be the network."""
     shapes = {}
     x = image[:1]
     with torch.no_grad():
-        for name, module in path:
-            shapes[name] = tuple(x.shape[1:])
-            x = module(x)
-        wanted = model(image[:1])
+        try:
+            wanted = model(x)
+            for name, module in path:
+                shapes[name] = tuple(x.shape[1:])
+                x = module(x)
+        except (RuntimeError, ValueError, IndexError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise CannotCertify(
+                f"{type(model).__name__} does not take images of shape {tuple(image.shape[1:])}: {first}"
+            ) from None
     if x.shape != wanted.shape or not torch.equal(x, wanted):
         raise CannotCertify(
             f"{type(model).__name__}: its path() is not what it computes: passing an image along it gives other logits."
+        )
+    if wanted.ndim != 2:
+        raise CannotCertify(
+            f"{type(model).__name__} answers an image with shape {tuple(wanted.shape)}, expected logits (1, classes)."
         )
     return shapes
 

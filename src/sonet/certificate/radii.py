@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sonet.attacks.threat import Norm
-from sonet.certificate.bound import Bound, bound_network
+from sonet.certificate.bound import Bound, CannotCertify, bound_network
 from sonet.types import Images, Labels, Proportion
 
 BATCH = 100
@@ -43,8 +43,13 @@ def certify(model: nn.Module, images: Images, labels: Labels, norm: Norm) -> tup
 
     Rounding is counted for images as long as these, and those within the largest radius of them. Errors: CannotCertify.
     """
-    logits = _logits(model, images)
     first = bound_network(model, images[:1])
+    logits = _logits(model, images)
+    if int(labels.max()) >= logits.shape[1]:
+        raise CannotCertify(
+            f"the network has {logits.shape[1]} classes, and labels go up to {int(labels.max())}; "
+            "give the data it is for."
+        )
     # Without rounding the radii are larger, so that no certified ball reaches beyond this length.
     reach = float(_radii(logits, labels, replace(first, error=0.0)).max())
     longest = float(images.double().flatten(1).norm(dim=1).max())

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from sonet.attacks import Threat
 from sonet.attacks.ensemble import Member
 from sonet.attacks.threat import Norm
+from sonet.blocks import TiedField, UnitRows
 from sonet.blocks.stability import Stability, stability
 from sonet.certificate.bound import Bound, CannotCertify
 from sonet.certificate.radii import BATCH, Certificates, certify
@@ -131,9 +133,24 @@ def _hold(found: Evaluation, images: Tensor, certificates: Certificates, nearest
         )
 
 
+def _twin(model: nn.Module) -> nn.Module:
+    """The network in float64, with the kernels and rows that it made of its weights in float32: what is bounded."""
+    twin = copy.deepcopy(model).double()
+    for here, there in zip(model.modules(), twin.modules(), strict=True):
+        if isinstance(here, TiedField):
+            vars(there)["kernel"] = partial(_given, here.kernel().detach().double())
+        elif isinstance(here, UnitRows):
+            vars(there)["rows"] = partial(_given, here.rows().detach().double())
+    return twin
+
+
+def _given(value: Tensor) -> Tensor:
+    return value
+
+
 def _against_float64(model: nn.Module, images: Tensor, bound: Bound) -> float:
     """How far differences of logits are from float64's, which must be within what the bound says of rounding."""
-    twin = copy.deepcopy(model).double()
+    twin = _twin(model)
     with torch.no_grad():
         apart = torch.cat([model(x).double() - twin(x.double()) for x in images.split(BATCH)])  # type: ignore[no-untyped-call]
     worst = float((apart.amax(1) - apart.amin(1)).max())

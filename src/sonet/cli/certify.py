@@ -116,7 +116,10 @@ def refuse_uncovered(model: nn.Module, test: Split, as_json: bool) -> None:
     try:
         bound_network(model, test.images[:1])
     except CannotCertify:
-        rows = () if as_json else stability(model, test.images[:4])
+        try:
+            rows = () if as_json else stability(model, test.images[:4])
+        except (RuntimeError, ValueError, IndexError):  # not even an answer to these images
+            rows = ()
         if rows:
             typer.echo(f"No certificate. What is known of each block, in l2:\n\n{format_stability(rows)}\n", err=True)
         raise

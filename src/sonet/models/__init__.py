@@ -2,7 +2,7 @@
 
 from sonet.models.baselines import ODENet, ResNet10, WideResNet
 from sonet.models.config import ModelConfig, parse_config
-from sonet.models.path import Chain, Path
+from sonet.models.path import Chain, Path, layers
 from sonet.models.registry import MODELS, ConfigError, build, configure, swap_solver, variant
 from sonet.models.sonet import SONet
 from sonet.models.stable import StableNet
@@ -20,6 +20,7 @@ __all__ = [
     "WideResNet",
     "build",
     "configure",
+    "layers",
     "parse_config",
     "swap_solver",
     "variant",

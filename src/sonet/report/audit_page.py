@@ -5,18 +5,15 @@ Like a record's page it loads nothing, and its text and tables need no JavaScrip
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from itertools import groupby
-
-import vl_convert
 
 from sonet.report import audit_figures as figures
 from sonet.report import audit_words as words
 from sonet.report.audit_record import AuditRecord, Outcome, Stage
 from sonet.report.audit_surface import spoken, surface
 from sonet.report.lines import duration
-from sonet.report.page import Chart, chart, library, specs, template
+from sonet.report.page import chart, library, specs, static_png, template
 
 
 def render_audit(record: AuditRecord) -> str:
@@ -47,7 +44,7 @@ def render_audit(record: AuditRecord) -> str:
         plane_spoken=spoken(around) if around else "",
         outcomes={outcome.index: outcome for outcome in record.outcomes},
         fates=_fates(record.outcomes),
-        static={drawn.id: _static(drawn) for drawn in charts},
+        static={drawn.id: static_png(drawn) for drawn in charts},
         specs=specs(charts),
         library=library() if charts else "",
     )
@@ -77,9 +74,3 @@ def _fates(outcomes: list[Outcome]) -> list[tuple[str, int, int]]:
     counts = Counter(outcome.fell_to for outcome in outcomes)
     stood = Counter(outcome.fell_to for outcome in outcomes if outcome.plain_stood)
     return [(fell_to, count, stood[fell_to]) for fell_to, count in counts.most_common()]
-
-
-def _static(drawn: Chart) -> str:
-    """The chart as an image on white, for readers without JavaScript."""
-    spec = {**drawn.spec, "width": 360, "config": {**drawn.spec["config"], "background": "white", "padding": 8}}
-    return base64.b64encode(vl_convert.vegalite_to_png(spec, scale=1.5)).decode("ascii")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-
 import altair as alt
-import vl_convert
 
 from sonet.report.certificate_record import CertificateRecord
 from sonet.report.certificate_terminal import numbers
 from sonet.report.lines import NO_GRADIENT, duration
-from sonet.report.page import Chart, chart, library, specs, template
+from sonet.report.page import chart, library, specs, static_png, template
 from sonet.report.palette import BLUE, COLOURS
 
+SHARE = "share of images"
 PROVEN, LEFT = "certified", "left by the worst attack"
 _COLOURS = {PROVEN: BLUE, LEFT: COLOURS[NO_GRADIENT]}
 
@@ -34,7 +32,7 @@ def render_certificate(record: CertificateRecord) -> str:
         curve=drawn,
         colours=_COLOURS,
         numbers=numbers,
-        static=_static(drawn),
+        static=static_png(drawn, 480),
         specs=specs([drawn]),
         library=library(),
     )
@@ -52,14 +50,18 @@ def curve(record: CertificateRecord, width: int | str = "container") -> alt.Laye
     radii = sorted(image.radius for image in record.images if image.radius >= 0)
     n = len(record.images)
     top = max((point.eps for point in record.curve), default=0.0)
-    fine = [{"eps": r, "kind": PROVEN, "share": (len(radii) - i) / n} for i, r in enumerate(radii) if r <= top]
+    # Right of a radius its image is no longer certified: each value holds until the next radius.
+    within = [(r, (len(radii) - 1 - i) / n) for i, r in enumerate(radii) if 0 < r <= top]
+    start = sum(image.radius > 0 for image in record.images) / n
+    steps_at = [(0.0, start), *within, (top, within[-1][1] if within else start)]
+    fine = [{"eps": r, "kind": PROVEN, "share": share} for r, share in steps_at]
     band = [
         {"eps": point.eps, "low": point.certified.value, "high": point.attacked.value}
         for point in record.curve
         if point.attacked is not None
     ]
     x = alt.X("eps:Q", title=f"radius, {record.norm}", axis=alt.Axis(tickCount=6, format=".3~g"))
-    y = alt.Y("share:Q", title="share of images", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    y = alt.Y("share:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     colour = alt.Color("kind:N", scale=alt.Scale(domain=list(_COLOURS), range=list(_COLOURS.values())), legend=None)
     tip = [
         alt.Tooltip("kind:N", title="which"),
@@ -71,12 +73,12 @@ def curve(record: CertificateRecord, width: int | str = "container") -> alt.Laye
     between = (
         alt.Chart(alt.Data(values=band))
         .mark_area(color="#8a919c", opacity=0.2)
-        .encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
+        .encode(x=x, y=alt.Y("low:Q", title=SHARE), y2="high:Q")
     )
     steps = alt.Chart(alt.Data(values=fine)).mark_line(interpolate="step-after").encode(x=x, y=y, color=colour)
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour, tooltip=tip)
     worst = base.transform_filter(alt.datum.kind == LEFT).mark_line(strokeDash=[4, 2]).encode(y=y)
-    bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+    bars = base.mark_rule(strokeWidth=1).encode(y=alt.Y("low:Q", title=SHARE), y2="high:Q")
     dots = base.mark_point(filled=True, size=45, opacity=1).encode(y=y)
     spoken = "; ".join(
         f"radius {point.eps:g}: certified {point.certified.value:.2f}"
@@ -88,9 +90,3 @@ def curve(record: CertificateRecord, width: int | str = "container") -> alt.Laye
         height=260,
         description=f"Certified accuracy and accuracy under attack against the radius. {spoken}",
     )
-
-
-def _static(drawn: Chart) -> str:
-    """The chart as an image on white, for readers without JavaScript."""
-    spec = {**drawn.spec, "width": 480, "config": {**drawn.spec["config"], "background": "white", "padding": 8}}
-    return base64.b64encode(vl_convert.vegalite_to_png(spec, scale=1.5)).decode("ascii")

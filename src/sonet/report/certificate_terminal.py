@@ -29,9 +29,9 @@ def certificate_text(record: CertificateRecord, encoding: str = "utf-8") -> Grou
     parts: list[RenderableType] = [
         Text(plain(record.summary, encoding), "bold"),
         "",
-        _curve(record),
+        _curve(record, encoding),
         "",
-        _blocks(record),
+        _blocks(record, encoding),
     ]
     reasons: dict[str, list[str]] = {}
     for block in record.blocks:
@@ -49,11 +49,11 @@ def certificate_text(record: CertificateRecord, encoding: str = "utf-8") -> Grou
     return Group(*parts)
 
 
-def _curve(record: CertificateRecord) -> Table:
+def _curve(record: CertificateRecord, encoding: str) -> Table:
     table = _table(f"Images of {record.natural.n} that stay right, {record.norm}")
     attacked = any(point.attacked is not None for point in record.curve)
     for name in ("eps", "certified", *((f"left by {record.attack}", "time") if attacked else ())):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(plain(name, encoding)), justify="right", no_wrap=True)
     for point in record.curve:
         cells = [Text(radius(point.eps)), Text(count(point.certified), "bold")]
         if attacked:
@@ -63,13 +63,13 @@ def _curve(record: CertificateRecord) -> Table:
     return table
 
 
-def _blocks(record: CertificateRecord) -> Table:
+def _blocks(record: CertificateRecord, encoding: str) -> Table:
     table = _table("Each block: bounds for every input, and what was measured (l2)")
     table.add_column("block", overflow="fold")
     for name in ("||K||", "log norm", "flow", "step", "block bound", "measured", "pairs"):
         table.add_column(name, justify="right", no_wrap=True)
     for block in record.blocks:
-        table.add_row(block.name, *(_number(value) for value in numbers(block)))
+        table.add_row(Text(plain(block.name, encoding)), *(_number(value) for value in numbers(block)))
     return table
 
 

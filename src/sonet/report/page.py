@@ -6,6 +6,7 @@ the page's own policy (Content-Security-Policy, in parts.html.j2) forbids it to 
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,12 @@ def chart(id: str, title: str, drawn: Any) -> Chart:
 def specs(charts: list[Chart]) -> Markup:
     """The specifications by id, as page.js reads them."""
     return _script_json({chart.id: chart.spec for chart in charts})
+
+
+def static_png(drawn: Chart, width: int = 360) -> str:
+    """The chart as an image on white, in base64, for readers without JavaScript."""
+    spec = {**drawn.spec, "width": width, "config": {**drawn.spec["config"], "background": "white", "padding": 8}}
+    return base64.b64encode(vl_convert.vegalite_to_png(spec, scale=1.5)).decode("ascii")
 
 
 @cache

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sonet.attacks import APGD, FAB, PGD, SPSA, DeepFool, Square, Threat
+from sonet.attacks import APGD, ATTACKS, FAB, PGD, SPSA, DeepFool, Square, Threat
 from sonet.attacks.threat import Norm
 from sonet.certificate import certify, distances
 from sonet.solvers import Fixed
@@ -146,3 +146,26 @@ def test_colour_images_have_certificates_too() -> None:
     broken, radii = search(model, x, right(model, x), "l2")
     assert not broken
     assert bool((radii > 0).any())
+
+
+SHORTER: dict[str, Any] = {"steps": 15, "queries": 150, "samples": 8, "searches": 3, "restarts": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name, (kind, _) in ATTACKS.items() for norm in NORMS if norm in kind.norms]
+)
+def test_no_attack_of_the_suite_fools_a_network_within_a_certificate(name: str, norm: Norm) -> None:
+    model, test = trained(), some(8)
+    certificates, _ = certify(model, test.images, test.labels, norm)
+    held = certificates.radii > 0
+    images, labels = test.images[held], test.labels[held]
+    eps = float(certificates.radii[held].min()) * (1 - 1e-4)
+    kind = ATTACKS[name][0]
+    attack = kind(**{key: value for key, value in SHORTER.items() if key in kind.model_fields})
+    result = attack.run(model, images, labels, Threat(norm, eps))
+    assert result.accuracy.count == len(labels) > 0
+    # Minimum-norm attacks tell of images beyond the threat as well; none is nearer than it is certified.
+    nearest = getattr(result, "minimum", None)
+    if nearest is not None:
+        known = torch.isfinite(nearest)
+        assert (nearest[known].double() >= certificates.radii[held][known] * (1 - 1e-6)).all()

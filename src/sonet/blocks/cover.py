@@ -224,7 +224,7 @@ def _basic(block: BasicBlock, reach: Reach, shape: Shape) -> Reach:
     inner = (block.conv1.out_channels, *_strided(shape, block.conv1))
     branch = _affine_conv(block.conv2, block.bn2, middle, inner)
     short = reach
-    if isinstance(block.shortcut, nn.Sequential):
+    if not isinstance(block.shortcut, nn.Identity):
         short = _shortcut(block.shortcut, reach, shape)
     return _sum(branch, short)
 
@@ -238,11 +238,11 @@ def _wide(block: WideBlock, reach: Reach, shape: Shape) -> Reach:
     return _sum(branch, short)
 
 
-def _shortcut(shortcut: nn.Sequential, reach: Reach, shape: Shape) -> Reach:
-    conv, norm = shortcut
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    return _affine_conv(conv, norm, reach, shape)
+def _shortcut(shortcut: nn.Module, reach: Reach, shape: Shape) -> Reach:
+    match list(shortcut.children()):
+        case [nn.Conv2d() as conv, nn.BatchNorm2d() as norm] if isinstance(shortcut, nn.Sequential):
+            return _affine_conv(conv, norm, reach, shape)
+    raise NotCovered("BasicBlock with a shortcut of another kind than a convolution with a norm.")
 
 
 def _sum(one: Reach, other: Reach) -> Reach:

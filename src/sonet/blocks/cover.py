@@ -199,9 +199,14 @@ def _linear(module: nn.Linear | UnitRows, reach: Reach, shape: Shape) -> Reach:
     weight = (module.rows() if isinstance(module, UnitRows) else module.weight).detach().double()
     bias = 0.0 if module.bias is None else _length(module.bias.detach().double())
     absolute = float(matrix_norm(weight.abs()))
-    rounding = linear_rounding(weight.shape[1], absolute, reach.seen) + absolute * reach.seen
-    rounding += (weight.shape[1] + 4) * bias
+    rounding = head_terms(module) * (absolute * reach.seen + bias)
     return reach.through(float(matrix_norm(weight)), offset=bias, rounding=rounding)
+
+
+def head_terms(module: nn.Linear | UnitRows) -> float:
+    """How many roundings in float32 a sum of a linear layer is worth; `UnitRows` sums in float64 and rounds once."""
+    terms = module.weight.shape[1] + 4
+    return 2 + terms * 2.0**-29 if isinstance(module, UnitRows) else terms
 
 
 @_cover.register

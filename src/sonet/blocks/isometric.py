@@ -60,7 +60,11 @@ class MaxMin(nn.Module):
 
 
 class UnitRows(nn.Module):
-    """x -> W x + b on flattened x, each row of W of length 1: (N, C, H, W) -> (N, classes)."""
+    """x -> W x + b on flattened x, each row of W of length 1: (N, C, H, W) -> (N, classes).
+
+    The sums are made in float64, whatever the dtype: they are the longest of a network, and rounding in them would cost
+    certified radius.
+    """
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
@@ -78,4 +82,5 @@ class UnitRows(nn.Module):
         return distances.masked_fill(same, 1.0).clamp_min(1e-12).sqrt().masked_fill(same, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1), self.rows(), self.bias)
+        long = x.flatten(1).double()
+        return F.linear(long, self.rows().double(), self.bias.double()).to(x.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sonet.blocks import UnitRows
-from sonet.blocks.cover import NotCovered, cover
+from sonet.blocks.cover import NotCovered, cover, head_terms
 from sonet.bounds import Reach
 from sonet.bounds.contraction import UP
 from sonet.bounds.reach import ROUNDINGS
@@ -85,19 +85,18 @@ def bound_network(model: nn.Module, image: Images, size: float | None = None) ->
             text = str(error).removeprefix(f"{name}: ")
             raise CannotCertify(f"{name} has no bound, so the network has none. {text}") from None
         passed.append(Layer(name, type(module).__name__, reach.gain, reach.error))
-    head = _rows(path[-1][1])
-    if head is None:
+    head = path[-1][1]
+    if not isinstance(head, UnitRows | nn.Linear):
         with torch.no_grad():
             classes = model(image).shape[1]
         gaps = torch.full((classes, classes), math.sqrt(2) * reach.gain, dtype=torch.float64)
         rounding = math.sqrt(2) * reach.error
     else:
-        rows, bias = head
+        rows, bias = _rows(head)
         apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
         gaps = before.gain * apart
         # Each logit is a sum of its own: n u ||w_i|| ||x||, twice for a difference.
-        lengths = rows.norm(dim=1) * before.seen
-        own = (rows.shape[1] + 4) * (lengths + bias.abs())
+        own = head_terms(head) * (rows.norm(dim=1) * before.seen + bias.abs())
         rounding = before.error * float(apart.max()) + 2 * ROUNDINGS * reach.unit * float(own.max())
     return Bound((gaps * UP).fill_diagonal_(0.0), rounding * UP, tuple(passed))
 
@@ -140,14 +139,7 @@ def _shapes(model: nn.Module, path: Path, image: Images) -> dict[str, tuple[int,
     return shapes
 
 
-def _rows(head: nn.Module) -> tuple[Tensor, Tensor] | None:
+def _rows(head: UnitRows | nn.Linear) -> tuple[Tensor, Tensor]:
     """Rows and bias of a linear last layer, in float64."""
-    match head:
-        case UnitRows():
-            rows, bias = head.rows(), head.bias
-        case nn.Linear():
-            rows, bias = head.weight, head.bias
-        case _:
-            return None
-    rows = rows.detach().double()
-    return rows, rows.new_zeros(len(rows)) if bias is None else bias.detach().double()
+    rows = (head.rows() if isinstance(head, UnitRows) else head.weight).detach().double()
+    return rows, rows.new_zeros(len(rows)) if head.bias is None else head.bias.detach().double()

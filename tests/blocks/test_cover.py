@@ -29,7 +29,8 @@ from sonet.blocks import (
     skew_conv_block,
     skew_dense_block,
 )
-from sonet.blocks.cover import NotCovered, cover, dynamics
+from sonet.blocks.cover import NotCovered, cover
+from sonet.blocks.cover_ode import dynamics
 from sonet.blocks.isometric import SplitLift
 from sonet.blocks.stretch import logarithmic_at, pair_stretch, stretch_at
 from sonet.bounds import Reach

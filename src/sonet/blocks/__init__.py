@@ -1,6 +1,9 @@
 """The layers: skew-symmetric ODE blocks, ODENet's block, and residual blocks to compare with."""
 
 from sonet.blocks.adjoint import adjoint_gradients
+from sonet.blocks.cover import NotCovered, cover
+from sonet.blocks.cover_layers import head_terms
+from sonet.blocks.cover_ode import dynamics
 from sonet.blocks.fields import ODENetField, SkewConv, SkewDense
 from sonet.blocks.isometric import MaxMin, SpreadChannels, UnitRows, Unshuffle
 from sonet.blocks.ode import (
@@ -23,6 +26,7 @@ __all__ = [
     "ConvexPotential",
     "GlobalPool",
     "MaxMin",
+    "NotCovered",
     "ODEBlock",
     "ODENetField",
     "SkewConv",
@@ -35,6 +39,9 @@ __all__ = [
     "WideBlock",
     "adjoint_gradients",
     "convex_potential_block",
+    "cover",
+    "dynamics",
+    "head_terms",
     "name_blocks",
     "ode_blocks",
     "odenet_block",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sonet.blocks.cover import NotCovered, Shape, cover, dynamics
+from sonet.blocks.cover import NotCovered, Shape, cover
+from sonet.blocks.cover_ode import dynamics
 from sonet.blocks.ode import ODEBlock, ode_blocks
 from sonet.blocks.residual import BasicBlock, WideBlock
 from sonet.blocks.stretch import logarithmic_at, pair_stretch, stretch_at

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sonet.blocks import UnitRows
-from sonet.blocks.cover import NotCovered, cover, head_terms
+from sonet.blocks.cover import NotCovered, cover
+from sonet.blocks.cover_layers import head_terms
 from sonet.bounds import Reach
 from sonet.bounds.contraction import UP
 from sonet.bounds.reach import ROUNDINGS

@@ -118,10 +118,10 @@ def _potential(field: ConvexPotential, size: tuple[int, int]) -> Dynamics:
     outs, ins = kernel.shape[:2]
 
     def rounding(length: float) -> float:
-        hidden = absolute * length + offset
-        return norm * (linear_rounding(9 * ins, absolute, length) + 4 * hidden + 9 * ins * offset) + linear_rounding(
-            9 * outs, absolute, hidden
-        )
+        # What is computed between the convolutions: as long as it is, and what rounding adds to it.
+        hidden = norm * length + offset + 1e-3 * absolute * length
+        first = linear_rounding(9 * ins, absolute, length) + 4 * hidden + 9 * ins * offset
+        return norm * first + linear_rounding(9 * outs, absolute, hidden)
 
     return Dynamics(
         norm=norm,

@@ -163,15 +163,17 @@ def find_backbone(name: str, accused: Accused) -> Classifier:
     return network
 
 
-def check_place(folder: Path, mark: str, what: str) -> None:
-    """`RecordError` for a folder that cannot be made, or that holds something else than an earlier `mark`."""
+def check_place(folder: Path, mark: str, what: str, evidence: str = "") -> None:
+    """`RecordError` for a folder that cannot be made, or that holds something else than an earlier `mark`.
+
+    evidence: the folder in it that is written before `mark`, and so is all that a killed run leaves.
+    """
     from sonet.report import RecordError
 
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not there.is_dir():
         raise RecordError(f"{there} is a file, expected a folder for {what}; give another one with --out.")
-    # A run that was killed before it wrote its record leaves its evidence alone.
-    foreign = [entry for entry in folder.iterdir() if entry.name != "evidence"] if folder.is_dir() else []
+    foreign = [entry for entry in folder.iterdir() if entry.name != evidence] if folder.is_dir() else []
     if foreign and not (folder / mark).is_file():
         raise RecordError(f"{folder} is not empty and holds no {mark}; give a new folder with --out.")
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sonet.data import Split
 
 
+EVIDENCE = "evidence"
+"""The folder of the attacks' images, beside the certificate."""
+
+
 class NormName(StrEnum):
     L2 = "l2"
     LINF = "linf"
@@ -74,7 +78,7 @@ def certify(
     if not isinstance(network, nn.Module):
         raise CannotCertify(f"{model} is a function, expected a torch.nn.Module: bounds are of its layers.")
     folder = out or Path("runs") / f"{plain_name(accused.name)}-certify-{norm.value}"
-    check_place(folder, CERTIFICATE, "the certificate")
+    check_place(folder, CERTIFICATE, "the certificate", EVIDENCE)
     members = () if name is EnsembleName.NONE else ENSEMBLES[name.value][0]((), seed)
     about = accused.about | {"norm": norm.value, "attack": name.value, "seed": seed}
     with bar() as shown, redirect_stdout(sys.stderr):
@@ -86,7 +90,7 @@ def certify(
             norm.value,
             grid,
             members,
-            out=folder / "evidence" if members else None,
+            out=folder / EVIDENCE if members else None,
             about=about,
             watch=shown.update,
             say=shown.say,

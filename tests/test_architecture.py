@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "sonet"
 ROOMS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "solvers": {"types"},
+    "kernels": set(),
+    "solvers": {"types", "kernels"},
     "data": {"types"},
     "attacks": {"types", "errors"},
     "bounds": {"types", "solvers"},
-    "blocks": {"types", "solvers", "bounds"},
+    "blocks": {"types", "kernels", "solvers", "bounds"},
     "models": {"types", "errors", "solvers", "bounds", "blocks"},
     "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
@@ -34,6 +35,7 @@ ROOMS: dict[str, set[str]] = {
         "report",
     },
     "audit": {"types", "errors", "solvers", "blocks", "models", "data", "training", "attacks", "report"},
+    "publishing": {"types", "errors", "models", "data", "training", "report"},
 }
 ROOMS["experiments"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)

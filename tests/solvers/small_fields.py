@@ -12,6 +12,12 @@ from sonet.types import Field, State
 Weights = tuple[Tensor, ...]
 
 
+def rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """`rows @ matrix`, (N, a) by (a, b), summed the same for one row as for many: a matrix product's rounding depends
+    on how many rows it is given, on some processors."""
+    return (rows[:, :, None] * matrix).sum(1)
+
+
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
@@ -25,7 +31,7 @@ def single(weights: Weights) -> Field:
     matrix, bias = weights
 
     def field(t: Tensor, y: State) -> State:
-        return (torch.tanh(y[0] @ matrix + torch.sin(3 * t)[:, None] * bias) - 0.5 * y[0],)
+        return (torch.tanh(rows_times(y[0], matrix) + torch.sin(3 * t)[:, None] * bias) - 0.5 * y[0],)
 
     return field
 
@@ -40,8 +46,8 @@ def pair(weights: Weights) -> Field:
 
     def field(t: Tensor, state: State) -> State:
         y, z = state
-        dy = torch.tanh(z.flatten(1) @ matrix.T)
-        dz = torch.tanh(-y @ matrix + torch.cos(2 * t)[:, None] * bias)
+        dy = torch.tanh(rows_times(z.flatten(1), matrix.T))
+        dz = torch.tanh(rows_times(-y, matrix) + torch.cos(2 * t)[:, None] * bias)
         return (dy, dz.unflatten(1, (2, 2)))
 
     return field

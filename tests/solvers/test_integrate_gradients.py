@@ -243,13 +243,13 @@ def test_which_step_sizes_carry_gradient(
     """frozen: none, nor the times. first: that of the first trial, and what follows from where it led. Else all."""
     module = importlib.import_module("sonet.solvers.integrate")
     seen: list[tuple[bool, bool]] = []
-    taken = module.trial_step
+    taken = module.step
 
-    def spy(field: Field, tableau: object, t: Tensor, h: Tensor, y: State, slope: State) -> object:
+    def spy(field: Field, tableau: object, t: Tensor, h: Tensor, *rest: object, **settings: object) -> object:
         seen.append((t.requires_grad, h.requires_grad))
-        return taken(field, tableau, t, h, y, slope)
+        return taken(field, tableau, t, h, *rest, **settings)
 
-    monkeypatch.setattr(module, "trial_step", spy)
+    monkeypatch.setattr(module, "step", spy)
     make, weights, start = KINDS["pair"]
     w, y = leaves(weights(0)), leaves(start(0, 4))
     times: list[bool] = []

@@ -18,6 +18,7 @@ from sonet.blocks.ode import (
     watch_solves,
 )
 from sonet.blocks.pool import GlobalPool
+from sonet.blocks.recompute import recomputed
 from sonet.blocks.residual import BasicBlock, WideBlock
 from sonet.blocks.tied import ConvexPotential, TiedField, TiedSkewConv
 
@@ -45,6 +46,7 @@ __all__ = [
     "name_blocks",
     "ode_blocks",
     "odenet_block",
+    "recomputed",
     "skew_conv_block",
     "skew_dense_block",
     "stable_skew_block",

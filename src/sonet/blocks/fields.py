@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sonet.blocks.skew_gradient import SkewGradient, skew_gradient
 from sonet.types import State
 
 SLOPE = 0.01
@@ -74,6 +75,10 @@ class SkewConv(nn.Module):
         # Without padding the transposed convolution reaches (H' - 1) stride - 2 + kernel rows.
         short = [n - ((m - 1) * self.stride - 2 + kernel) for n, m in zip(size, y.shape[-2:], strict=True)]
         return F.conv_transpose2d(y, self.kernel, stride=self.stride, padding=1, output_padding=short)
+
+    def own_gradient(self, state: State) -> SkewGradient | None:
+        """Its derivative by hand, where kernels for it are at hand and nobody watches the field; see `kernels`."""
+        return skew_gradient(self, state) if type(self) is SkewConv else None
 
     def forward(self, t: Tensor, state: State) -> State:
         y, z = state

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sonet.solvers.control import Adaptive, Fixed
+from sonet.solvers.directed import Directed, step
+from sonet.solvers.finite import finite_samples
 from sonet.solvers.interpolation import quartic
 from sonet.solvers.ledger import Ledger, OnFailure, Underway
+from sonet.solvers.recompute import Remade, piece
 from sonet.solvers.solution import Solution, Status
-from sonet.solvers.step import Trial, per_sample, step_by, trial_step
+from sonet.solvers.step import Tolerance, Trial, per_sample
 from sonet.solvers.step_size import error_ratio, initial_step, make_pool, next_step
 from sonet.types import Field, State
 
@@ -24,6 +28,7 @@ def integrate(
     t0: float = 0.0,
     t1: float = 1.0,
     on_failure: OnFailure = "nan",
+    recompute: bool = False,
     name: str = "integrate",
 ) -> Solution:
     r"""Solve dy/dt = f(t, y), y(t0) = `state`, to t1 (earlier than t0 integrates backwards in time).
@@ -36,6 +41,8 @@ def integrate(
         solver: `Fixed` or `Adaptive`; it says also which step sizes carry gradient.
         on_failure: "nan" gives NaN and a status for the samples that fail and lets the others finish; "raise" gives
             a `SolveError` instead.
+        recompute: keep of each trial step only where it began, and make the rest again in the backward pass: the same
+            numbers for less memory and about one more forward pass. What the field reads must not change in between.
         name: who is solving, for error messages.
 
     Times and step sizes are float64 whatever the state's dtype. A trial step that is not finite is discarded whole,
@@ -44,28 +51,26 @@ def integrate(
     batch = _check(state, t0, t1, name)
     direction = 1.0 if t1 >= t0 else -1.0
     span = abs(t1 - t0)
-    dtype = state[0].dtype
 
-    def directed(s: Tensor, y: State) -> State:
-        slope = field((t0 + direction * s).to(dtype), y)
-        return slope if direction > 0 else tuple(-part for part in slope)
-
+    directed = Directed(field, state, t0, direction)
+    state = directed.lay_out(state)
+    f: Field = Remade(directed, field) if recompute and torch.is_grad_enabled() else directed
     ledger = Ledger(batch, direction, t0, on_failure, name)
     s = torch.zeros(batch, dtype=torch.float64, device=state[0].device)
-    slope = _first_slope(directed, s, state, name)
+    slope = _first_slope(f, s, state, name)
     count = torch.zeros(batch, dtype=torch.int64, device=s.device)
     those = Underway(torch.arange(batch, device=s.device), s, s, state, slope, count + 1, count, count)
-    those = _set_aside(those, ~_finite((*those.y, *those.slope)), Status.NOT_FINITE, ledger)
+    those = _set_aside(those, ~finite_samples((*those.y, *those.slope)), Status.NOT_FINITE, ledger)
     if 0 < len(those.samples) < batch:
         # In one graph with the failed, the others' gradient of the weights would be NaN: 0 * NaN is NaN.
-        those.slope = directed(those.s, those.y)
+        those.slope = f(those.s, those.y)
     if len(those.samples):
         if span == 0:
             ledger.land(those, those.y)
         elif isinstance(solver, Fixed):
-            _fixed(directed, those, solver, span, ledger)
+            _fixed(f, those, solver, span, ledger)
         else:
-            _adaptive(directed, those, solver, span, ledger)
+            _adaptive(f, those, solver, span, ledger)
     return ledger.solution()
 
 
@@ -74,27 +79,20 @@ def _fixed(field: Field, those: Underway, solver: Fixed, span: float, ledger: Le
     h = torch.full_like(those.s, span / solver.num_steps)
     everyone = torch.ones_like(h, dtype=torch.bool)
     for taken in range(solver.num_steps):
-        trial = trial_step(field, tableau, those.s, h, those.y, those.slope)
+        trial = piece(step, field, tableau, those.s, h, those.y, those.slope)
         last = taken + 1 == solver.num_steps
         s = torch.full_like(h, span * (taken + 1) / solver.num_steps)
-        slope = trial.stages[-1] if tableau.fsal or last else field(s, trial.y1)
+        slope = trial.last if tableau.fsal or last else field(s, trial.y1)
         evaluated = tableau.stages - 1 + (0 if tableau.fsal or last else 1)
-        those = Underway(
-            those.samples,
-            s,
-            h,
-            trial.y1,
-            slope,
-            those.evaluations + evaluated,
-            those.accepted + 1,
-            those.rejected,
-        )
+        evaluations = those.evaluations + evaluated
+        those = Underway(those.samples, s, h, trial.y1, slope, evaluations, those.accepted + 1, those.rejected)
         ledger.step(those.samples, h, everyone)
     _land(those, those.y, ledger)
 
 
 def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledger: Ledger) -> None:
     tableau, dense = solver.tableau, solver.end == "dense"
+    tolerance = Tolerance(solver.rtol, solver.atol)
     graph = torch.is_grad_enabled()
     differentiated = graph and solver.step_gradient == "differentiated"
     smallest = 4 * torch.finfo(those.y[0].dtype).eps * span
@@ -115,9 +113,20 @@ def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledg
         # Within rounding of the end, stretch the step rather than leave a sliver.
         reaches = those.s + those.h >= span * (1 if dense else 1 - 1e-10)
         h = those.h if dense else torch.where(reaches, span - those.s, those.h)
-        trial = trial_step(field, tableau, those.s, h, those.y, those.slope)
+        trial = piece(
+            step,
+            field,
+            tableau,
+            those.s,
+            h,
+            those.y,
+            those.slope,
+            tolerance,
+            differentiate_error=differentiated,
+            middle=dense and bool(reaches.any()),
+        )
         with torch.set_grad_enabled(differentiated):
-            ratio = error_ratio(trial, those.y, h, solver, pool)
+            ratio = error_ratio(trial, pool)
         evaluations = those.evaluations + tableau.stages - 1
 
         finite = torch.isfinite(ratio)
@@ -135,15 +144,15 @@ def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledg
         slope = those.slope
         needed = accept if dense else accept & ~done
         if tableau.fsal:
-            slope = trial.stages[-1]
+            slope = trial.last
         elif bool(needed.any()):
             # At y, not at y_1: where a step was rejected the field may overflow there.
             slope = field(s, y)
             evaluations = evaluations + needed
-            broken = ~_finite(slope)
+            broken = ~finite_samples(slope)
             if bool(broken.any()):
                 finite = torch.isfinite(pool(torch.where(broken, torch.nan, torch.zeros_like(ratio))))
-                trial = Trial(trial.y1, (*trial.stages, slope))
+                trial = replace(trial, last=slope)
                 those = _retry_smaller(those, trial, h, finite, evaluations, solver, smallest, ledger)
                 continue
         ledger.step(those.samples, h, accept)
@@ -164,7 +173,7 @@ def _adaptive(field: Field, those: Underway, solver: Adaptive, span: float, ledg
             if dense:
                 # Those not yet there are read at x = 0: far outside their step the quartic's powers overflow.
                 x = torch.where(done, (span - start_s) / h, 0.0)
-                state = _read_end(start, start_slope, trial, slope, h, x, solver)
+                state = _read_end(start, start_slope, trial, slope, h, x)
             if bool(done.all()):
                 _land(those, state, ledger)
                 return
@@ -181,7 +190,7 @@ def _first_step(field: Field, those: Underway, solver: Adaptive) -> Tensor:
 
     The rule is then asked again for the others alone, so that what overflowed never enters the graph.
     """
-    h = initial_step(field, those.s, those.y, those.slope, solver, make_pool(solver.scope, those.samples))
+    h = piece(initial_step, field, those.s, those.y, those.slope, solver, make_pool(solver.scope, those.samples))
     usable = torch.isfinite(h) & (h > 0)
     if bool(usable.all()):
         return h
@@ -189,7 +198,7 @@ def _first_step(field: Field, those: Underway, solver: Adaptive) -> Tensor:
     if not bool(usable.any()):
         return smallest
     rest = those.keep(usable)
-    h = initial_step(field, rest.s, rest.y, rest.slope, solver, make_pool(solver.scope, rest.samples))
+    h = piece(initial_step, field, rest.s, rest.y, rest.slope, solver, make_pool(solver.scope, rest.samples))
     return smallest.index_copy(0, usable.nonzero().squeeze(1), h)
 
 
@@ -213,28 +222,22 @@ def _retry_smaller(
     those.rejected = those.rejected + ~finite
     those.evaluations = torch.where(finite, those.evaluations, evaluations)
     stuck = ~finite & (smaller.detach() < smallest)
-    culprits = stuck & ~_finite((*trial.y1, *(part for stage in trial.stages for part in stage)))
+    sound = finite_samples((*trial.y1, *trial.last)) & torch.stack(trial.squares).isfinite().all(0)
+    culprits = stuck & ~sound
     return _set_aside(those, culprits if bool(culprits.any()) else stuck, Status.NOT_FINITE, ledger)
 
 
-def _read_end(y: State, slope: State, trial: Trial, slope1: State, h: Tensor, x: Tensor, solver: Adaptive) -> State:
+def _read_end(y: State, slope: State, trial: Trial, slope1: State, h: Tensor, x: Tensor) -> State:
     """The state inside the step just taken, at the share x, (N,), of its size, by dense output."""
-    middle = solver.tableau.middle
-    assert middle is not None  # Adaptive admits end="dense" only for methods that have one
-    middles = step_by(y, h, middle, trial.stages)
+    assert trial.middle is not None  # asked for where a sample reaches the end
     return tuple(
         quartic(y0, mid, y1, f0, f1, per_sample(h, y0), per_sample(x, y0))
-        for y0, mid, y1, f0, f1 in zip(y, middles, trial.y1, slope, slope1, strict=True)
+        for y0, mid, y1, f0, f1 in zip(y, trial.middle, trial.y1, slope, slope1, strict=True)
     )
 
 
 def _choose(which: Tensor, yes: State, no: State) -> State:
     return tuple(torch.where(which.view(-1, *(1,) * (a.dim() - 1)), a, b) for a, b in zip(yes, no, strict=True))
-
-
-def _finite(tensors: State) -> Tensor:
-    """(N,) bool: whether all of a sample's numbers are finite."""
-    return torch.stack([torch.isfinite(part).reshape(len(part), -1).all(1) for part in tensors]).all(0)
 
 
 def _set_aside(those: Underway, failed: Tensor, status: Status, ledger: Ledger) -> Underway:
@@ -246,7 +249,7 @@ def _set_aside(those: Underway, failed: Tensor, status: Status, ledger: Ledger) 
 
 def _land(those: Underway, state: State, ledger: Ledger) -> None:
     """Hand over those who reached the end; if it is not finite they failed, whatever the error estimate said."""
-    failed = ~_finite(state)
+    failed = ~finite_samples(state)
     if bool(failed.any()):
         those = _set_aside(those, failed, Status.NOT_FINITE, ledger)
         index = (~failed).nonzero().squeeze(1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from sonet.solvers.control import Adaptive
-from sonet.solvers.step import Trial, combine, per_sample
+from sonet.solvers.scaled import scaled_square
+from sonet.solvers.step import Tolerance, Trial, per_sample
 from sonet.types import Field, State
 
 Pool = Callable[[Tensor], Tensor]
@@ -38,11 +39,6 @@ def _root(squares: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, squares).sqrt())
 
 
-def _rms(values: Tensor, pool: Pool) -> Tensor:
-    """RMS of each share, (N,) float64; the shape of a sample is averaged first, its share second."""
-    return _root(pool(values.square().reshape(len(values), -1).mean(1).to(torch.float64)))
-
-
 def _largest(values: list[Tensor]) -> Tensor:
     return torch.stack(values).amax(0) if len(values) > 1 else values[0]
 
@@ -55,9 +51,15 @@ def initial_step(field: Field, t: Tensor, y: State, slope: State, control: Adapt
 
     in norms scaled by atol + rtol |y|. `control.initial` says how the norms of several tensors meet in h_0.
     """
-    scale = [control.atol + control.rtol * part.abs() for part in y]
-    d0 = [_rms(part / s, pool) for part, s in zip(y, scale, strict=True)]
-    d1 = [_rms(part / s, pool) for part, s in zip(slope, scale, strict=True)]
+    tolerance = Tolerance(control.rtol, control.atol)
+
+    def rms(weights: Sequence[float], *terms: State) -> list[Tensor]:
+        """RMS over each share of sum_k w_k terms_k in units of the tolerance, for each tensor of the state."""
+        return [
+            _root(pool(scaled_square(part, tolerance, some, weights))) for part, *some in zip(y, *terms, strict=True)
+        ]
+
+    d0, d1 = rms((1.0,), y), rms((1.0,), slope)
     state_norm, slope_norm = _largest(d0), _largest(d1)
     tiny = (state_norm < 1e-5) | (slope_norm < 1e-5)
     if control.initial == "joint":
@@ -67,24 +69,16 @@ def initial_step(field: Field, t: Tensor, y: State, slope: State, control: Adapt
         guess = _largest([torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0) for a, b in zip(d0, d1, strict=True)])
     h0 = torch.where(tiny, 1e-6, 0.01 * guess)
     ahead = tuple(torch.addcmul(part, s, per_sample(h0, part)) for part, s in zip(y, slope, strict=True))
-    change = [a - b for a, b in zip(field(t + h0, ahead), slope, strict=True)]
-    bend = _largest([_rms(part / s, pool) for part, s in zip(change, scale, strict=True)]) / h0
+    bend = _largest(rms((1.0, -1.0), field(t + h0, ahead), slope)) / h0
     steepest = torch.maximum(slope_norm, bend)
     flat = steepest <= 1e-15
     h1 = (0.01 / torch.where(flat, 1.0, steepest)) ** (1 / control.tableau.order)
     return torch.minimum(100 * h0, torch.where(flat, torch.clamp(h0 * 1e-3, min=1e-6), h1))
 
 
-def error_ratio(trial: Trial, y: State, h: Tensor, control: Adaptive, pool: Pool) -> Tensor:
+def error_ratio(trial: Trial, pool: Pool) -> Tensor:
     """Estimated error over tolerance, (N,) float64; a step is accepted when it is at most 1."""
-    weights = control.tableau.error
-    assert weights is not None  # Adaptive admits embedded pairs only
-    ratios = []
-    for i, (before, after) in enumerate(zip(y, trial.y1, strict=True)):
-        tolerance = control.atol + control.rtol * torch.maximum(before.abs(), after.abs())
-        error = combine(weights, [stage[i] for stage in trial.stages]) * per_sample(h, before)
-        ratios.append(_rms(error / tolerance, pool))
-    return _largest(ratios)
+    return _largest([_root(pool(squares)) for squares in trial.squares])
 
 
 def next_step(h: Tensor, ratio: Tensor, control: Adaptive) -> Tensor:

@@ -1,0 +1,180 @@
+"""The kernels on tensors. Every argument is dense, of one dtype and of one layout in memory: the callers see to it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sonet.kernels.build import NoKernels, library
+
+
+def channels_last(values: Tensor) -> Tensor:
+    """Dense, the channel running fastest."""
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def dense(values: Tensor) -> bool:
+    """Whether a sample's numbers lie together in memory, sample after sample, in whatever order."""
+    return values.is_contiguous() or (values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last))
+
+
+def alike(*tensors: Tensor) -> bool:
+    """Whether all are dense, of one shape, dtype and layout in memory."""
+    first = tensors[0]
+    return dense(first) and all(
+        other.shape == first.shape and other.stride() == first.stride() and other.dtype == first.dtype
+        for other in tensors[1:]
+    )
+
+
+def act_norm(
+    values: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, sign: float = 1.0, slope: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """GroupNorm(LeakyReLU(sign * values)) of (N, C, H, W), channels last; also mean and 1 / deviation, (N, groups)."""
+    n, c, height, width = values.shape
+    result = torch.empty_like(values)
+    mean, rstd = values.new_empty(n, groups), values.new_empty(n, groups)
+    _library(values).act_norm(
+        *map(_at, (values, weight, bias, result, mean, rstd)),
+        n,
+        height * width,
+        c,
+        groups,
+        eps,
+        sign,
+        slope,
+        _threads(),
+    )
+    return result, mean, rstd
+
+
+def act_norm_back(
+    grad: Tensor,
+    values: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    sign: float = 1.0,
+    slope: float = 1.0,
+    weights: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradients of `act_norm` to values and, with `weights`, to weight and bias."""
+    n, c, height, width = values.shape
+    result = torch.empty_like(values)
+    dweight, dbias = (values.new_empty(n, c), values.new_empty(n, c)) if weights else (None, None)
+    _library(values).act_norm_back(
+        *map(_at, (grad, values, weight, mean, rstd, result, dweight, dbias)),
+        *(n, height * width, c, mean.shape[1], sign, slope, _threads()),
+    )
+    if dweight is None or dbias is None:
+        return result, None, None
+    return result, dweight.sum(0), dbias.sum(0)
+
+
+def weighted_sum(base: Tensor | None, scale: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """base + scale sum_k w_k terms_k, scale (N,) float64; base None counts as 0."""
+    result = torch.empty_like(terms[0])
+    _sum(base, scale, terms, weights, result, None, None)
+    return result
+
+
+def weighted_sum_along(
+    base: Tensor | None, scale: Tensor, terms: Sequence[Tensor], weights: Sequence[float], along: Tensor, dots: Tensor
+) -> Tensor:
+    """`weighted_sum`; and to dots, (N,) float64, is added the inner product of `along` and sum_k w_k terms_k."""
+    result = torch.empty_like(terms[0])
+    _sum(base, scale, terms, weights, result, along, dots)
+    return result
+
+
+def all_finite(values: Tensor) -> Tensor:
+    """(N,) bool: whether all numbers of a sample are finite."""
+    finite = torch.empty(len(values), dtype=torch.bool)
+    _library(values).all_finite(_at(values), _at(finite), *_sizes(values))
+    return finite
+
+
+def error_square(
+    before: Tensor,
+    after: Tensor,
+    scale: Tensor,
+    terms: Sequence[Tensor],
+    weights: Sequence[float],
+    rtol: float,
+    atol: float,
+) -> Tensor:
+    """(N,) float64: mean over a sample of (scale sum_k w_k terms_k / (atol + rtol max(|before|, |after|)))^2."""
+    squares = torch.empty_like(scale)
+    pointers, factors = _list(terms, weights)
+    _library(before).error_square(
+        *map(_at, (before, after, scale)), pointers, factors, len(terms), rtol, atol, _at(squares), *_sizes(before)
+    )
+    return squares
+
+
+def error_square_back(
+    before: Tensor,
+    after: Tensor,
+    scale: Tensor,
+    terms: Sequence[Tensor],
+    weights: Sequence[float],
+    rtol: float,
+    atol: float,
+    grad: Tensor,
+    dbefore: Tensor,
+    dafter: Tensor,
+) -> Tensor:
+    """The gradient of `error_square` to sum_k w_k terms_k, over `scale`; those to before and after are added."""
+    result = torch.empty_like(before)
+    pointers, factors = _list(terms, weights)
+    _library(before).error_square_back(
+        *map(_at, (before, after, scale)),
+        *(pointers, factors, len(terms), rtol, atol),
+        *map(_at, (grad, result, dbefore, dafter)),
+        *_sizes(before),
+    )
+    return result
+
+
+def _sum(
+    base: Tensor | None,
+    scale: Tensor,
+    terms: Sequence[Tensor],
+    weights: Sequence[float],
+    result: Tensor,
+    along: Tensor | None,
+    dots: Tensor | None,
+) -> None:
+    pointers, factors = _list(terms, weights)
+    _library(result).weighted_sum(
+        *(_at(base), _at(scale), pointers, factors, len(terms)), *map(_at, (result, along, dots)), *_sizes(result)
+    )
+
+
+def _list(
+    terms: Sequence[Tensor], weights: Sequence[float]
+) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_double]]:
+    count = len(terms)
+    return (ctypes.c_void_p * count)(*(term.data_ptr() for term in terms)), (ctypes.c_double * count)(*weights)
+
+
+def _sizes(values: Tensor) -> tuple[int, int, int]:
+    return values.shape[0], values.numel() // values.shape[0], _threads()
+
+
+def _library(values: Tensor) -> ctypes.CDLL:
+    found = library(values.dtype)
+    if isinstance(found, NoKernels):
+        raise found
+    return found
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _threads() -> int:
+    return torch.get_num_threads()

@@ -22,7 +22,7 @@ from sonet.experiments import plans
 from sonet.models import MODELS
 from sonet.solvers import METHODS
 
-COMMANDS = ["reproduce", "train", "attack", "audit", "certify", "verify", "selftest", "list", "report"]
+COMMANDS = ["reproduce", "train", "attack", "audit", "certify", "verify", "publish", "selftest", "list", "report"]
 
 
 @pytest.fixture

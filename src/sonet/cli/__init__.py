@@ -1,11 +1,12 @@
 """The command `sonet`: parse, call, print, exit code. Heavy imports wait inside the commands, so that help is quick.
 
-Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted. `audit` has 3 masked and
-4 inconclusive besides.
+Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted; 143 stopped by SIGTERM (`attack`).
+`audit` has 3 masked and 4 inconclusive besides.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from sonet.cli.attack import attack
 from sonet.cli.audit import audit
 from sonet.cli.certify import certify
 from sonet.cli.listing import listing
+from sonet.cli.publish import publish
 from sonet.cli.reproduce import report, reproduce
 from sonet.cli.selftest import selftest
 from sonet.cli.train import train
@@ -37,18 +39,30 @@ app.command()(attack)
 app.command()(audit)
 app.command()(certify)
 app.command()(verify)
+app.command()(publish)
 app.command()(selftest)
 app.command("list")(listing)
 app.command()(report)
 
 
+_SHARED = ("train", "attack")
+"""Commands whose work the processes of one torchrun share."""
+
+
 @app.callback(invoke_without_command=True)
-def _version(
+def _before(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and context.invoked_subcommand not in (None, *_SHARED):
+        raise typer.BadParameter(
+            f"{context.invoked_subcommand} runs in one process, got WORLD_SIZE={world}: each would do all of it, into "
+            f"the same folder. Start it without torchrun, which shares the work of {' and '.join(_SHARED)}."
+        )
 
 
 def main() -> None:
@@ -58,6 +72,9 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == 130:  # typer turns Ctrl-C into it, without a word
             _say("interrupted; the same command goes on from what was written.")
+        if stop.code == 143:
+            why = ", which torchrun sends to all when one has ended" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+            _say(f"stopped by SIGTERM{why}; the same command goes on from what was written.")
         raise
     except Exception as error:
         code = _exit_code(error)
@@ -80,8 +97,10 @@ def _exit_code(error: Exception) -> int | None:
     from sonet.certificate import CannotCertify, CertificateBroken
     from sonet.cli.own_code import TargetError
     from sonet.data import DataError
+    from sonet.evaluation import ProcessLost
     from sonet.experiments import PlanError
     from sonet.models import ConfigError
+    from sonet.publishing import PublicationError
     from sonet.report import RecordError
     from sonet.solvers import SolveError
     from sonet.training import CheckpointError, TrainingError
@@ -96,12 +115,13 @@ def _exit_code(error: Exception) -> int | None:
         | ConfigError
         | RecordError
         | CheckpointError
+        | PublicationError
         | TargetError
         | CannotAudit
         | CannotCertify,
     ):
         return 2
-    if isinstance(error, SolveError | TrainingError | CertificateBroken | OSError):
+    if isinstance(error, SolveError | TrainingError | CertificateBroken | ProcessLost | OSError):
         return 1
     return None
 

@@ -141,11 +141,11 @@ def find_backbone(name: str, accused: Accused) -> Classifier:
     from sonet.attacks import AttackError
     from sonet.audit.failure import ask
     from sonet.cli.target import load_target, parse_target
-    from sonet.training import load_model
+    from sonet.publishing import load_trained
 
     images = accused.data.test.images[:2]
     run = isinstance(parse_target(name), Path)
-    network: Classifier = load_model(Path(name)) if run else load_target(name).classifier
+    network: Classifier = load_trained(Path(name)) if run else load_target(name).classifier
     if isinstance(network, nn.Module):
         network = network.to(images.device).eval()
     with redirect_stdout(sys.stderr):

@@ -75,7 +75,7 @@ def choose_gradients(
     from sonet.cli.fits import check_fits
     from sonet.evaluation import gradient_sources
     from sonet.models import variant
-    from sonet.training import load_model
+    from sonet.publishing import load_trained
 
     some = victim.data.train.take(min(500, len(victim.data.train)))
     sources = gradient_sources(victim.model, some.images.to(victim.device), some.labels.to(victim.device))
@@ -92,7 +92,7 @@ def choose_gradients(
         sources[AS_GIVEN] = Backpropagation(variant(victim.model, **changes))
         sources[AS_GIVEN].logits(victim.test.images[:1])  # a setting that the solver lacks shows before any work
     if transfer_from:
-        others = [load_model(path).to(victim.device) for path in transfer_from]
+        others = [load_trained(path).to(victim.device) for path in transfer_from]
         for other, path in zip(others, transfer_from, strict=True):
             check_fits(other, victim.test.images, f"--transfer-from {path}: the attacked network's data")
             theirs, ours = (Backpropagation(net).logits(victim.test.images[:1]) for net in (other, victim.model))
@@ -105,11 +105,11 @@ def choose_gradients(
 
 def as_given(step_gradient: str | None, scope: str | None, transfer_from: list[Path]) -> dict[str, Any]:
     """How the gradients were described, for the setting: other networks by their weights too."""
-    from sonet.training import load_checkpoint
+    from sonet.publishing import read_trained
 
     return {
         "step_gradient": step_gradient,
         "scope": scope,
         "transfer_from": [str(path) for path in transfer_from],
-        "transfer_files": [load_checkpoint(path).description.files for path in transfer_from],
+        "transfer_files": [read_trained(path).description.files for path in transfer_from],
     }

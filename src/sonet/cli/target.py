@@ -1,4 +1,4 @@
-"""What `sonet audit MODEL` names: a run's folder, or FILE.py:NAME, a network or classifier in a file of the user's."""
+"""What `sonet audit MODEL` names: a run, a publication, or FILE.py:NAME, a classifier in a file of the user's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "TargetError", "load_target", "parse_target"]
 
-_WRITE = "MODEL is the folder that `sonet train --out` wrote, or FILE.py:NAME"
+_WRITE = "MODEL is the folder that `sonet train --out` or `sonet publish` wrote, hf://ORG/NAME, or FILE.py:NAME"
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class Target:
 
 
 def parse_target(text: str) -> Path | tuple[Path, str]:
-    """A run's folder, for `find_victim`, or file and name, for `load_target`. `TargetError` where it is neither."""
-    from sonet.training.checkpoint import find_checkpoint
+    """A run or publication, for `find_victim`, or file and name, for `load_target`; else `TargetError`."""
+    from sonet.publishing import is_trained
 
     path = Path(text)
-    if path.is_dir():
-        if find_checkpoint(path) is None:
-            raise TargetError(f"{text}: got a folder without a checkpoint of a trained network. {_WRITE}.")
+    if is_trained(text):
         return path
+    if path.is_dir():
+        raise TargetError(f"{text}: got a folder without a checkpoint of a trained network. {_WRITE}.")
     head, colon, name = text.rpartition(":")
     if path.suffix == ".py" or (colon and not name):
         file = path if path.suffix == ".py" else Path(head)

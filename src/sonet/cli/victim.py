@@ -1,4 +1,4 @@
-"""A trained network with the images it is attacked on: from a run's folder, checked before any work."""
+"""A trained network with the images it is attacked on: from a run or a publication, checked before any work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sonet.data import Dataset, Split
-    from sonet.training import Checkpoint
+    from sonet.publishing import TrainedNetwork
     from sonet.types import Classifier
 
 
@@ -22,7 +22,7 @@ class Victim:
     """
 
     run: Path
-    checkpoint: Checkpoint
+    checkpoint: TrainedNetwork
     model: nn.Module
     data: Dataset
     test: Split
@@ -57,18 +57,23 @@ class Victim:
 
 
 def find_victim(run: Path, data: str | None, data_dir: Path | None, images: int | None, device: str) -> Victim:
-    """The network in `run`, and the first `images` test images of its own data, or of `data`."""
+    """The network of a run or publication, and the first `images` test images of its own data, or of `data`."""
     from sonet.attacks import AttackError
     from sonet.cli.fits import check_fits
     from sonet.data import DATASETS, load
-    from sonet.training import load_checkpoint, restore
+    from sonet.publishing import Publication, read_trained, restore_trained
 
-    checkpoint = load_checkpoint(run)
-    model, known = restore(checkpoint), checkpoint.description.data
+    checkpoint = read_trained(run)
+    model, known = restore_trained(checkpoint), checkpoint.description.data
     where = data_dir or (Path(known["data_dir"]) if data is None and known.get("data_dir") else None)
     source = data or known.get("load") or known.get("name")
     if source is None:
         raise AttackError(f"{run} does not say what data it was trained on; name some with --data.")
+    if data is None and isinstance(checkpoint, Publication) and "load" not in known:
+        raise AttackError(
+            f"{run} was trained on {source}, expected a data set that is known by name: a publication does not say "
+            "where others are. Name a copy with --data."
+        )
     dataset = load(source, data_dir=where)
     check_fits(model, dataset.test.images[:1], source)
     dataset, device = on_device(dataset, images, device)

@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["experiments"] = set(ROOMS)
 ROOMS["cli"] = set(ROOMS)
+ROOMS["__main__"] = {"cli"}
 
 
 def room(file: Path) -> str:

@@ -65,8 +65,11 @@ def attack(
 
     An image that falls to one attack of an ensemble costs the others nothing; what is left stands under all of them.
     With --out every adversarial image is kept: `sonet verify` judges them again, and a killed run goes on.
+    Under torchrun the processes share the work; the record is that of one.
 
     Example: sonet attack runs/sonet --threat linf:0.2 --attack standard
+
+    Example: torchrun --nproc-per-node 4 -m sonet attack runs/sonet --attack standard
     """
     from sonet.attacks import Threat
     from sonet.attacks.ensemble import OWN
@@ -75,52 +78,58 @@ def attack(
     from sonet.cli.progress import bar
     from sonet.cli.recipe import AS_GIVEN, as_given, choose_attacks, choose_gradients
     from sonet.cli.victim import find_victim
-    from sonet.evaluation import evaluate, make_record, write_evaluation
+    from sonet.evaluation import evaluate, joined, make_record, write_evaluation
     from sonet.report import Environment
 
-    ball = Threat.parse(threat)
-    seconds = None if budget is None else parse_budget(budget)
-    victim = find_victim(run, data, data_dir, images, device.value)
-    judged = judge_batch or batch_size
-    deployed = victim.deployed(judged)
-    sources = choose_gradients(victim, step_gradient, scope, transfer_from or [])
-    members = choose_attacks(name, settings or [], gradients, sources, batch_size, seed)
-    ensemble = len(members) > 1
-    place = f"{run.resolve().name}-{name}-{str(ball).replace(':', '-')}"
-    folder = out or (Path("runs") / place if ensemble else None)
-    versions, given = Environment.here().versions, as_given(step_gradient, scope, transfer_from or [])
-    with bar() as shown:
-        found = evaluate(
-            deployed,
-            victim.test.images,
-            victim.test.labels,
-            ball,
-            members,
-            gradients={key: source for key, source in sources.items() if key != OWN},
-            judge_batch=judged,
-            out=folder,
-            budget=seconds,
-            about=victim.about | {"versions": versions, "attack": name, "as_given": given},
-            watch=shown.update,
-            say=shown.say if ensemble or seconds is not None else lambda sentence: None,
-        )
-    if folder is not None:
-        record = make_record(
-            found,
-            victim.test.images,
-            title=f"{victim.name}: {name} at {ball}",
-            model=victim.name,
-            seed=victim.checkpoint.description.training.seed,
-            objective=victim.checkpoint.description.training.objective,
-            command=shlex.join(["sonet", *sys.argv[1:]]),
-            data=victim.data.describe(),
-            classes=victim.data.classes,
-            settings=victim.about | given | {"judge_batch": judged, "budget": seconds},
-            device=victim.device,
-        )
-        write_evaluation(found, record, folder)
-    if as_json:
-        chosen = AS_GIVEN if AS_GIVEN in sources else gradients
-        typer.echo(json.dumps(as_answer(found, run, name, given, chosen, batch_size, seed, folder), indent=1))
-    else:
-        typer.echo(as_words(found, name, folder, ensemble))
+    with joined() as processes:
+        if device is not DeviceName.CPU:
+            processes.take_device()
+        ball = Threat.parse(threat)
+        seconds = None if budget is None else parse_budget(budget)
+        victim = find_victim(run, data, data_dir, images, device.value)
+        judged = judge_batch or batch_size
+        deployed = victim.deployed(judged)
+        sources = choose_gradients(victim, step_gradient, scope, transfer_from or [])
+        members = choose_attacks(name, settings or [], gradients, sources, batch_size, seed)
+        ensemble = len(members) > 1
+        place = f"{run.resolve().name}-{name}-{str(ball).replace(':', '-')}"
+        folder = out or (Path("runs") / place if ensemble else None)
+        versions, given = Environment.here().versions, as_given(step_gradient, scope, transfer_from or [])
+        with bar() as shown:
+            found = evaluate(
+                deployed,
+                victim.test.images,
+                victim.test.labels,
+                ball,
+                members,
+                gradients={key: source for key, source in sources.items() if key != OWN},
+                judge_batch=judged,
+                out=folder,
+                budget=seconds,
+                about=victim.about | {"versions": versions, "attack": name, "as_given": given},
+                processes=processes,
+                watch=shown.update,
+                say=shown.say if ensemble or seconds is not None else lambda sentence: None,
+            )
+        if not processes.main:
+            return
+        if folder is not None:
+            record = make_record(
+                found,
+                victim.test.images,
+                title=f"{victim.name}: {name} at {ball}",
+                model=victim.name,
+                seed=victim.checkpoint.description.training.seed,
+                objective=victim.checkpoint.description.training.objective,
+                command=shlex.join(["sonet", *sys.argv[1:]]),
+                data=victim.data.describe(),
+                classes=victim.data.classes,
+                settings=victim.about | given | {"judge_batch": judged, "budget": seconds},
+                device=victim.device,
+            )
+            write_evaluation(found, record, folder)
+        if as_json:
+            chosen = AS_GIVEN if AS_GIVEN in sources else gradients
+            typer.echo(json.dumps(as_answer(found, run, name, given, chosen, batch_size, seed, folder), indent=1))
+        else:
+            typer.echo(as_words(found, name, folder, ensemble))

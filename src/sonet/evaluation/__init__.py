@@ -4,24 +4,30 @@ from sonet.evaluation.evaluate import evaluate
 from sonet.evaluation.forecast import duration
 from sonet.evaluation.gradients import GRADIENTS, gradient_sources
 from sonet.evaluation.outcome import EARLIER, STANDS, WRONG, Attempt, Evaluation
+from sonet.evaluation.processes import ALONE, STOPPED, Processes, ProcessLost, joined
 from sonet.evaluation.record import make_record, sentences, write_evaluation
 from sonet.evaluation.run import Watch
 from sonet.evaluation.verify import Evidence, Judgement, Verification, read_evidence, verify
 
 __all__ = [
+    "ALONE",
     "EARLIER",
     "GRADIENTS",
     "STANDS",
+    "STOPPED",
     "WRONG",
     "Attempt",
     "Evaluation",
     "Evidence",
     "Judgement",
+    "ProcessLost",
+    "Processes",
     "Verification",
     "Watch",
     "duration",
     "evaluate",
     "gradient_sources",
+    "joined",
     "make_record",
     "read_evidence",
     "sentences",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sonet.attacks import AttackError, Backpropagation, GradientSource, predict
+from sonet.attacks import AttackError, Backpropagation, GradientSource
 from sonet.attacks.attack import other_batch
 from sonet.attacks.ensemble import OWN, Member
 from sonet.attacks.input import check_eval_mode, check_images, check_logits
 from sonet.attacks.threat import Threat
-from sonet.evaluation.company import keeps_company
+from sonet.evaluation.company import Company, keeps_company
 from sonet.evaluation.forecast import Clock, Pace, duration, further_rounds
 from sonet.evaluation.outcome import EARLIER, STANDS, WRONG, Evaluation
+from sonet.evaluation.processes import ALONE, Processes
 from sonet.evaluation.run import Run, Watch
 from sonet.evaluation.setting import Setting
 from sonet.evaluation.store import Store
@@ -36,6 +39,7 @@ def evaluate(
     out: Path | None = None,
     budget: float | None = None,
     about: Mapping[str, Any] | None = None,
+    processes: Processes = ALONE,
     watch: Watch = lambda name, done, word: None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Evaluation:
@@ -55,16 +59,23 @@ def evaluate(
         budget: seconds. A forecast above it shortens every attack by one factor; time left is spent on further rounds
             with new seeds on the images that stand.
         about: goes into the setting: model, data, versions. A folder is only taken up again where it is the same.
-        watch, say: progress, and sentences worth a line: the forecast, a model that is coupled or random.
+        processes: who shares the work, each with the same arguments, the same `out` among them (`joined`). Each unit is
+            made by one of them; all end with the outcome that one process would have, on the same kind of device.
+        watch, say: progress, and sentences worth a line: the forecast, a model that is coupled or random; of the main
+            process.
     """
     sources = {OWN: Backpropagation(classifier), **(gradients or {})}
     images, labels = _checked(classifier, images, labels, threat, members, sources, judge_batch)
-    clock = Clock(budget)
-    company = keeps_company(classifier, images, judge_batch)
-    clean = predict(classifier, images, judge_batch)
+    if not processes.main:
+        watch, say = _silent, _silent
+    clock, full = Clock(budget), tuple(members)
+    setting = Setting.of(threat, full, judge_batch, images, labels, budget, dict(about or {})).model_dump_json(indent=1)
+    _check_same(setting, processes)
+    company = Company(*processes.decide(lambda: astuple(keeps_company(classifier, images, judge_batch))))
+    clean = processes.predict(classifier, images, judge_batch)
     right = clean == labels
-    pace = Pace.measure(classifier, images[: min(len(images), members[0].attack.batch_size)], labels)
-    full = tuple(members)
+    some = images[: min(len(images), members[0].attack.batch_size)]
+    pace = Pace(*processes.decide(lambda: astuple(Pace.measure(classifier, some, labels, processes.world))))
     fell_to = torch.where(right, STANDS, WRONG)
     adversarial = images.clone()
     if earlier is not None:
@@ -73,12 +84,13 @@ def evaluate(
         adversarial = torch.where(known.view(-1, 1, 1, 1), earlier.adversarial, adversarial)
     count = len(images) if company.coupled else int((fell_to == STANDS).sum())
     forecast = pace.forecast(full, count)
-    setting = Setting.of(threat, full, judge_batch, images, labels, budget, dict(about or {}))
     store = Store(out)
-    begun = store.claim(setting.model_dump_json(indent=1))
+    begun = processes.decide(lambda: store.claim(setting))
+    store.check_shared(processes)
     members = full
     if budget is not None:
-        share = store.plan(lambda: 1.0 if forecast <= 0.9 * budget else max(0.01, 0.9 * budget / forecast))
+        planned = 1.0 if forecast <= 0.9 * budget else max(0.01, 0.9 * budget / forecast)
+        share = processes.decide(lambda: store.plan(lambda: planned))
         members = tuple(_shortened(member, share) for member in full)
     _tell(say, forecast, pace.forecast(members, count), budget, begun, company.coupled, company.random)
 
@@ -92,6 +104,7 @@ def evaluate(
         company.coupled,
         store,
         clock,
+        processes,
         watch,
         fell_to=fell_to,
         adversarial=adversarial,
@@ -103,7 +116,8 @@ def evaluate(
             if not bool(run.standing.any()) or not run.time_for(member, pace):
                 break
             run.attempt(member)
-    together = predict(classifier, run.adversarial, judge_batch)
+    together = processes.predict(classifier, run.adversarial, judge_batch)
+    elsewhere = processes.predict(classifier, run.adversarial, other_batch(min(judge_batch, len(images))))
     return Evaluation(
         threat=threat,
         labels=labels,
@@ -114,10 +128,25 @@ def evaluate(
         coupled=company.coupled,
         random=company.random,
         together=together,
-        elsewhere=predict(classifier, run.adversarial, other_batch(min(judge_batch, len(images)))),
+        elsewhere=elsewhere,
         seconds=clock.spent,
         unfinished=tuple(run.unfinished),
     )
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+def _check_same(setting: str, processes: Processes) -> None:
+    """`AttackError` where a process was given other work than the main one."""
+    asked = processes.collect(hashlib.sha256(setting.encode()).hexdigest())
+    other = [rank for rank, digest in enumerate(asked) if digest != asked[0]]
+    if other:
+        raise AttackError(
+            f"process {other[0]} of {processes.world} has another setting, model, data or version of a library than "
+            "the main one: its results would be of other work. Give all of them the same files and the same command."
+        )
 
 
 def _checked(

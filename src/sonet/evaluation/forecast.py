@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from sonet.types import Classifier, Images, Labels
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds an image: of a forward and a backward pass, and of a forward pass alone."""
+    """Seconds an image: of a forward and a backward pass, and of a forward pass alone; and who shares the images."""
 
     both: float
     forward: float
+    processes: int = 1
 
     @classmethod
-    def measure(cls, classifier: Classifier, images: Images, labels: Labels) -> Pace:
+    def measure(cls, classifier: Classifier, images: Images, labels: Labels, processes: int) -> Pace:
         """The second of two calls of each kind on a batch of the attacks' size; labels only fix their number."""
         source, goal = Backpropagation(classifier), Goal(labels[: len(images)])
         noise = ImageNoise(images[:1], 0)
@@ -36,12 +38,19 @@ class Pace:
                     torch.cuda.synchronize()
                 took = time.perf_counter() - begun
             times.append(took / len(images))
-        return cls(both=times[0], forward=times[1])
+        return cls(both=times[0], forward=times[1], processes=processes)
 
     def forecast(self, members: Sequence[Member], images: int) -> float:
-        """Seconds at most, if no image falls, by the price of each attack; its own arithmetic is not counted."""
-        prices = [member.attack.price for member in members]
-        return images * sum(both * self.both + forward * self.forward for both, forward in prices)
+        """Seconds at most, if no image falls, by the price of each attack; its own arithmetic is not counted.
+
+        Of several processes, those of the one with most images: units are whole batches.
+        """
+        total = 0.0
+        for member in members:
+            (both, forward), size = member.attack.price, member.attack.batch_size
+            rounds = math.ceil(math.ceil(images / size) / self.processes)
+            total += min(images, rounds * size) * (both * self.both + forward * self.forward)
+        return total
 
 
 class Clock:
@@ -50,9 +59,9 @@ class Clock:
     def __init__(self, budget: float | None) -> None:
         self._budget, self._begun, self._earlier = budget, time.perf_counter(), 0.0
 
-    def add(self, units: float, now: float) -> None:
-        """An attempt's units took `units` seconds when they were made, and the attempt took `now` seconds here."""
-        self._earlier += max(0.0, units - now)
+    def add(self, seconds: float) -> None:
+        """Time that units took which were made before this call."""
+        self._earlier += seconds
 
     @property
     def spent(self) -> float:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sonet.attacks import Attack, GradientSource, predict
+from sonet.attacks import Attack, GradientSource
 from sonet.attacks.ensemble import Member
 from sonet.attacks.threat import Threat
 from sonet.evaluation.forecast import Clock, Pace
 from sonet.evaluation.outcome import STANDS, Attempt
-from sonet.evaluation.store import Store, Unit
+from sonet.evaluation.processes import Processes
+from sonet.evaluation.store import Store, Unit, pack, unpack
 from sonet.types import Classifier, Images, Labels
 
 Watch = Callable[[str, float, str], None]
@@ -34,13 +35,14 @@ class Run:
         coupled: bool,
         store: Store,
         clock: Clock,
+        processes: Processes,
         watch: Watch,
         fell_to: Tensor,
         adversarial: Images,
     ) -> None:
         self.classifier, self.sources, self.images, self.labels = classifier, sources, images, labels
         self.threat, self.judge_batch, self.coupled = threat, judge_batch, coupled
-        self.store, self.clock, self.watch = store, clock, watch
+        self.store, self.clock, self.processes, self.watch = store, clock, processes, watch
         self.fell_to, self.adversarial = fell_to, adversarial
         self.attempts: list[Attempt] = []
         self.unfinished: list[str] = []
@@ -51,7 +53,6 @@ class Run:
 
     def attempt(self, member: Member) -> None:
         """One attack on the images that stand (of a coupled model, on all), judged on the deployed model."""
-        begun = time.perf_counter()
         tried = torch.ones_like(self.standing) if self.coupled else self.standing
         units = self._units(member, tried.nonzero().squeeze(1))
         crafted, tried = self.images.clone(), torch.zeros_like(tried)
@@ -62,7 +63,8 @@ class Run:
         self.threat.check(crafted, self.images)
         fooled = torch.zeros_like(tried)
         if len(places):
-            fooled[places] = predict(self.classifier, crafted[places], self.judge_batch) != self.labels[places]
+            judged = self.processes.predict(self.classifier, crafted[places], self.judge_batch)
+            fooled[places] = judged != self.labels[places]
         fell = fooled & self.standing
         self.adversarial = torch.where((tried & self.standing).view(-1, 1, 1, 1), crafted, self.adversarial)
         self.fell_to = torch.where(fell, len(self.attempts), self.fell_to)
@@ -80,25 +82,45 @@ class Run:
                 seconds=sum(unit.seconds for unit in units),
             )
         )
-        self.clock.add(self.attempts[-1].seconds, time.perf_counter() - begun)
         self.watch(member.name, 1.0, f"{int(self.standing.sum())} of {len(tried)} images stand")
 
     def _units(self, member: Member, places: Tensor) -> list[Unit]:
-        attack = member.attack
+        """The units of one attack, each made by one process, on whole batches whoever makes it, and told to all."""
+        attack, name = member.attack, member.name
         if self.coupled and attack.stop_when_fooled:
             # An image that leaves would change what its batch-mates see.
             attack = attack.model_copy(update={"stop_when_fooled": False})
-        units: list[Unit] = []
-        for number, some in enumerate(places.split(attack.batch_size) if len(places) else ()):  # type: ignore[no-untyped-call]
-            unit = self.store.load(member.name, number, some)
-            if unit is None and self.clock.left <= 0:
-                self.unfinished.append(member.name)
+        batches = places.split(attack.batch_size) if len(places) else ()  # type: ignore[no-untyped-call]
+        owners = self.processes.decide(lambda: self._owners(name, len(batches)))
+        left, begun = self.processes.decide(lambda: self.clock.left), time.perf_counter()
+        mine: dict[int, Unit] = {}
+        for number in (number for number, owner in enumerate(owners) if owner == self.processes.rank):
+            unit, some = self.store.load(name, number, batches[number]), batches[number]
+            if unit is None and time.perf_counter() - begun >= left:
                 break
             if unit is None:
-                unit = self._craft(member.name, attack, self.sources[member.gradients], some, number, len(places))
-                self.store.save(member.name, number, unit)
-            units.append(unit)
+                unit = self._craft(name, attack, self.sources[member.gradients], some, number, len(places))
+                self.store.save(name, number, unit)
+            else:
+                self.clock.add(unit.seconds / unit.processes)
+            mine[number] = unit
+        units = [unit for number, owner in enumerate(owners) if (unit := self._told(name, mine.get(number), owner))]
+        if len(units) < len(batches):
+            self.unfinished.append(name)
         return units
+
+    def _owners(self, name: str, count: int) -> list[int]:
+        """Which process sees to each unit: those still to be made are dealt out, those on disk are the main one's."""
+        missing = [number for number in range(count) if not self.store.has(name, number)]
+        turn = {number: place % self.processes.world for place, number in enumerate(missing)}
+        return [turn.get(number, 0) for number in range(count)]
+
+    def _told(self, name: str, unit: Unit | None, owner: int) -> Unit | None:
+        """A unit of process `owner`, in all of them; None where its time was up."""
+        if self.processes.world == 1:
+            return unit
+        content = self.processes.share(pack(unit, name) if unit is not None else None, owner)
+        return unpack(content) if content else None
 
     def _craft(self, name: str, attack: Attack, source: GradientSource, some: Tensor, number: int, total: int) -> Unit:
         begun, done = time.perf_counter(), 0.0
@@ -120,11 +142,13 @@ class Run:
             queries=crafted.queries.cpu(),
             minimum=minimum.cpu(),
             seconds=time.perf_counter() - begun,
+            processes=self.processes.world,
         )
 
     def time_for(self, member: Member, pace: Pace) -> bool:
         """Whether the rest of the budget is enough for the member on those who stand, if none of them falls."""
-        return pace.forecast((member,), int(self.standing.sum())) <= self.clock.left
+        count = int(self.standing.sum())
+        return self.processes.decide(lambda: pace.forecast((member,), count) <= self.clock.left)
 
 
 def _spread(units: Sequence[Unit], name: str, total: int, fill: float) -> Tensor:

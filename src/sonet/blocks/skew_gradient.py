@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-from sonet.kernels import act_norm, act_norm_back, channels_last, usable
+from sonet.kernels import act_norm, act_norm_back, channels_last, sum_norm, usable
 from sonet.types import State
 
 if TYPE_CHECKING:
@@ -62,13 +63,30 @@ class SkewGradient:
         return (self.weight, *(norm.weight for norm in self.norms), *(norm.bias for norm in self.norms))
 
     def evaluate(self, state: State, *, weights: bool) -> tuple[State, State]:
-        (y, z), (n1, n2, n3, n4) = state, self.norms
-        ny, *of_y = n1(y)
-        nz, *of_z = n2(z)
+        (y, z), (n1, n2, _, _) = state, self.norms
+        return self._of_normed(n1(y), n2(z), weights)
+
+    def ahead(
+        self, y: State, h: Tensor, row: Sequence[float], stages: Sequence[State], *, weights: bool, keep: bool
+    ) -> tuple[State, State, State]:
+        used = [(a, stage) for a, stage in zip(row, stages, strict=True) if a]
+        factors = [a for a, _ in used]
+        (x, *of_y), (w, *of_z) = (
+            sum_norm(part, h, [k[i] for _, k in used], factors, n.weight, n.bias, n.groups, n.eps, keep=keep)
+            for i, (part, n) in enumerate(zip(y, self.norms, strict=False))
+        )
+        slope, kept = self._of_normed((of_y[0], of_y[1], of_y[2]), (of_z[0], of_z[1], of_z[2]), weights)
+        return (() if x is None or w is None else (x, w)), slope, kept
+
+    def _of_normed(
+        self, of_y: tuple[Tensor, Tensor, Tensor], of_z: tuple[Tensor, Tensor, Tensor], weights: bool
+    ) -> tuple[State, State]:
+        """The slope from N1(y) and N2(z) with their statistics, and what is kept."""
+        (ny, *by_y), (nz, *by_z), (_, _, n3, n4) = of_y, of_z, self.norms
         u, v = self._convolve(nz), self._transpose(ny)
         dy, *of_u = n3(u)
         dz, *of_v = n4(v)
-        return (dy, dz), (u, v, *of_y, *of_z, *of_u, *of_v, *((ny, nz) if weights else ()))
+        return (dy, dz), (u, v, *by_y, *by_z, *of_u, *of_v, *((ny, nz) if weights else ()))
 
     def pull(self, state: State, kept: State, grad: State, *, weights: bool) -> tuple[State, State]:
         (y, z), (n1, n2, n3, n4) = state, self.norms
@@ -85,10 +103,14 @@ class SkewGradient:
         of_norms = (w1, w2, w3, w4, b1, b2, b3, b4)
         return (dy, dz), (dkernel, *(part for part in of_norms if part is not None))
 
-    def plain(self, state: State) -> State:
-        (y, z), (n1, n2, n3, n4) = state, self.norms
-        u = F.conv2d(n2.plain(z), self.weight, stride=self.stride, padding=1)
-        v = F.conv_transpose2d(n1.plain(y), self.weight, stride=self.stride, padding=1, output_padding=self.short)
+    def plain(self, state: State, parameters: State) -> State:
+        (y, z), (kernel, *of_norms) = state, parameters
+        n1, n2, n3, n4 = (
+            replace(norm, weight=weight, bias=bias)
+            for norm, weight, bias in zip(self.norms, of_norms[:4], of_norms[4:], strict=True)
+        )
+        u = F.conv2d(n2.plain(z), kernel, stride=self.stride, padding=1)
+        v = F.conv_transpose2d(n1.plain(y), kernel, stride=self.stride, padding=1, output_padding=self.short)
         return n3.plain(u), n4.plain(v)
 
     def _convolve(self, z: Tensor) -> Tensor:
@@ -111,18 +133,20 @@ def skew_gradient(field: SkewConv, state: State) -> SkewGradient | None:
     layers = (field.norm_y, field.norm_z, field.norm_dy, field.norm_dz)
     if field.gamma or _watched() or any(_touched(part) for part in (field, *layers)):
         return None
-    found = [
-        _norm(layer, sign, slope)
-        for layer, sign, slope in zip(layers, (1, 1, 1, -1), (1, 1, *[field.slope] * 2), strict=True)
-    ]
-    norms = [norm for norm in found if norm is not None]
     weight = field.kernel
-    if len(norms) < 4 or len(state) != 2 or any(part.dim() != 4 for part in state):
-        return None
-    tensors = (*state, weight, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
-    if not usable(*tensors) or any(tensor.dtype != state[0].dtype for tensor in tensors):
+    if len(state) != 2 or any(part.dim() != 4 for part in (*state, weight)):
         return None
     y, z = state
+    found = [
+        _norm(layer, part, sign, slope)
+        for layer, part, sign, slope in zip(
+            layers, (y, z, y, z), (1, 1, 1, -1), (1, 1, *[field.slope] * 2), strict=True
+        )
+    ]
+    norms = [norm for norm in found if norm is not None]
+    tensors = (*state, weight, *(norm.weight for norm in norms), *(norm.bias for norm in norms))
+    if len(norms) < 4 or not usable(*tensors) or any(tensor.dtype != y.dtype for tensor in tensors):
+        return None
     if (y.shape[1], z.shape[1]) != tuple(weight.shape[:2]) or len(y) != len(z):
         return None  # the plain path says what is wrong
     size = weight.shape[-1]
@@ -132,9 +156,15 @@ def skew_gradient(field: SkewConv, state: State) -> SkewGradient | None:
     return SkewGradient(weight, channels_last(weight.detach()), (one, two, three, four), field.stride, (down, right))
 
 
-def _norm(layer: nn.Module, sign: float, slope: float) -> Norm | None:
-    if type(layer) is not nn.GroupNorm or not layer.affine:
+def _norm(layer: nn.Module, part: Tensor, sign: float, slope: float) -> Norm | None:
+    """For tensors of this size; None where the layer is another one, where its weights do not lie as the kernels read
+    them, or where it says itself what is wrong: it refuses channels it cannot group, and one number a group."""
+    channels = part.shape[1]
+    if type(layer) is not nn.GroupNorm or channels % layer.num_groups or part.numel() == layer.num_groups:
         return None
+    for weight in (layer.weight, layer.bias):
+        if weight is None or weight.shape != (channels,) or not weight.is_contiguous():
+            return None
     return Norm(layer.weight, layer.bias, layer.num_groups, layer.eps, sign, slope)
 
 

@@ -10,6 +10,7 @@ from sonet.kernels.calls import (
     dense,
     error_square,
     error_square_back,
+    sum_norm,
     weighted_sum,
     weighted_sum_along,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "error_square",
     "error_square_back",
     "plain",
+    "sum_norm",
     "usable",
     "weighted_sum",
     "weighted_sum_along",

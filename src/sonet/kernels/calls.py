@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 
 import torch
@@ -88,6 +89,32 @@ def weighted_sum_along(
     result = torch.empty_like(terms[0])
     _sum(base, scale, terms, weights, result, along, dots)
     return result
+
+
+def sum_norm(
+    base: Tensor,
+    scale: Tensor,
+    terms: Sequence[Tensor],
+    weights: Sequence[float],
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    keep: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """x = `weighted_sum`, and what `act_norm` makes of it: x (None unless kept), GroupNorm(x), mean, 1 / deviation."""
+    n, c, height, width = base.shape
+    x = torch.empty_like(base) if keep else None
+    result = torch.empty_like(base)
+    mean, rstd = base.new_empty(n, groups), base.new_empty(n, groups)
+    pointers, factors = _list(terms, weights)
+    _library(base).sum_norm(
+        *(_at(base), _at(scale), pointers, factors, len(terms)),
+        *map(_at, (x, weight, bias, result, mean, rstd)),
+        *(n, height * width, c, groups, eps, _threads()),
+    )
+    return x, result, mean, rstd
 
 
 def all_finite(values: Tensor) -> Tensor:
@@ -177,4 +204,17 @@ def _at(tensor: Tensor | None) -> int | None:
 
 
 def _threads() -> int:
-    return torch.get_num_threads()
+    """PyTorch's number; 1 in a forked process, where OpenMP would wait for threads that were left behind."""
+    return 1 if _forked else torch.get_num_threads()
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

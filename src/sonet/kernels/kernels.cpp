@@ -15,10 +15,15 @@ typedef REAL vec __attribute__((vector_size(BYTES), aligned(sizeof(REAL)), may_a
 static inline vec load(const REAL *p) { return *(const vec *)p; }
 static inline void store(REAL *p, vec v) { *(vec *)p = v; }
 static inline vec splat(REAL x) { return x - vec{0}; }
-static inline REAL total(vec v) {
+static inline double total(vec v) {
     double sum = 0;
     for (int64_t i = 0; i < W; i++) sum += v[i];
-    return (REAL)sum;
+    return sum;
+}
+
+/* Where a run of sums in REAL ends; they are carried on in double, for a long sum in single precision loses digits. */
+static inline int64_t run(int64_t at, int64_t end, int64_t each = 1) {
+    return at + 128 * each < end ? at + 128 * each : end;
 }
 
 static int64_t gcd(int64_t a, int64_t b) { return b ? gcd(b, a % b) : a; }
@@ -42,75 +47,92 @@ static int64_t *lane_groups(int64_t L, int64_t C, int64_t D) {
     return group;
 }
 
-/* y = GroupNorm(LeakyReLU(sign * u)); mean and rstd, (N, G), are left for the backward pass. */
-extern "C" void act_norm(const REAL *u, const REAL *weight, const REAL *bias, REAL *y, REAL *mean, REAL *rstd, int64_t N,
-              int64_t P, int64_t C, int64_t G, double eps, double sign_, double slope_, int threads) {
-    const int64_t M = P * C, L = C / gcd(C, W) * W, blocks = M / L, rest = blocks * L, D = C / G;
-    const vec sign = splat((REAL)sign_), slope = splat((REAL)slope_);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        REAL *scale = (REAL *)malloc(2 * L * sizeof(REAL)), *shift = scale + L;
-        double *sums = (double *)malloc(3 * G * sizeof(double)), *squares = sums + G, *guess = sums + 2 * G;
-        int64_t *group = lane_groups(L, C, D);
-#pragma omp for schedule(static)
-        for (int64_t n = 0; n < N; n++) {
-            const REAL *x = u + n * M;
-            REAL *out = y + n * M;
-            /* Both moments in one pass, about a first guess of the mean, so that nothing cancels. */
-            for (int64_t g = 0; g < G; g++) guess[g] = sums[g] = squares[g] = 0;
-            const int64_t few = blocks < 4 ? blocks : 4;
-            for (int64_t j = 0; j < L; j += W) {
-                vec a = {0};
-                for (int64_t k = 0; k < few; k++) a += leaky(load(x + k * L + j), sign, slope);
-                for (int64_t i = 0; i < W; i++) guess[group[j + i]] += a[i];
-            }
-            for (int64_t g = 0; g < G && few; g++) guess[g] /= (double)(few * L) / (double)G;
-            for (int64_t i = 0; i < L; i++) shift[i] = (REAL)guess[group[i]];
-            for (int64_t j = 0; j < L; j += W) {
-                const vec m = load(shift + j);
+/* What a thread needs to normalise samples. */
+struct Norm {
+    const REAL *weight, *bias;
+    int64_t P, C, G, D, M, L, blocks, rest;
+    double eps;
+    REAL sign, slope;
+    REAL *scale, *shift;
+    double *sums, *squares, *guess;
+    int64_t *group;
+
+    Norm(const REAL *weight, const REAL *bias, int64_t P, int64_t C, int64_t G, double eps, double sign, double slope)
+        : weight(weight), bias(bias), P(P), C(C), G(G), D(C / G), M(P * C), L(C / gcd(C, W) * W), blocks(M / L),
+          rest(blocks * L), eps(eps), sign((REAL)sign), slope((REAL)slope) {
+        scale = (REAL *)malloc(2 * L * sizeof(REAL)), shift = scale + L;
+        sums = (double *)malloc(3 * G * sizeof(double)), squares = sums + G, guess = sums + 2 * G;
+        group = lane_groups(L, C, D);
+    }
+    ~Norm() { free(scale), free(sums), free(group); }
+
+    /* out = GroupNorm(LeakyReLU(sign * x)) of one sample; its G means and inverse deviations. */
+    void operator()(const REAL *x, REAL *out, REAL *mean, REAL *rstd) {
+        const vec sign = splat(this->sign), slope = splat(this->slope);
+        /* Both moments in one pass, about a first guess of the mean, so that nothing cancels. */
+        for (int64_t g = 0; g < G; g++) guess[g] = sums[g] = squares[g] = 0;
+        const int64_t few = blocks < 4 ? blocks : 4;
+        for (int64_t j = 0; j < L; j += W) {
+            vec a = {0};
+            for (int64_t k = 0; k < few; k++) a += leaky(load(x + k * L + j), sign, slope);
+            for (int64_t i = 0; i < W; i++) guess[group[j + i]] += a[i];
+        }
+        for (int64_t g = 0; g < G; g++)
+            guess[g] = few ? guess[g] / ((double)(few * L) / (double)G) : leaky1(x[g * D], this->sign, this->slope);
+        for (int64_t i = 0; i < L; i++) shift[i] = (REAL)guess[group[i]];
+        for (int64_t j = 0; j < L; j += W) {
+            const vec m = load(shift + j);
+            for (int64_t k = 0; k < blocks;) {
+                const int64_t stop = run(k, blocks);
                 vec a = {0}, b = {0}, c = {0}, d = {0};
-                int64_t k = 0;
-                for (; k + 2 <= blocks; k += 2) {
+                for (; k + 2 <= stop; k += 2) {
                     vec p = leaky(load(x + k * L + j), sign, slope) - m;
                     vec q = leaky(load(x + (k + 1) * L + j), sign, slope) - m;
                     a += p, b += q, c += p * p, d += q * q;
                 }
-                for (; k < blocks; k++) {
+                for (; k < stop; k++) {
                     vec p = leaky(load(x + k * L + j), sign, slope) - m;
                     a += p, c += p * p;
                 }
                 a += b, c += d;
                 for (int64_t i = 0; i < W; i++) sums[group[j + i]] += a[i], squares[group[j + i]] += c[i];
             }
-            for (int64_t e = rest; e < M; e++) {
-                const int64_t g = e % C / D;
-                const double p = leaky1(x[e], (REAL)sign_, (REAL)slope_) - (REAL)guess[g];
-                sums[g] += p, squares[g] += p * p;
-            }
-            for (int64_t g = 0; g < G; g++) {
-                sums[g] /= (double)(P * D);
-                squares[g] -= sums[g] * sums[g] * (double)(P * D);
-                squares[g] = squares[g] < 0 ? 0 : squares[g];
-                sums[g] += (REAL)guess[g];
-            }
-            for (int64_t g = 0; g < G; g++) {
-                mean[n * G + g] = (REAL)sums[g];
-                rstd[n * G + g] = (REAL)(1 / std::sqrt(squares[g] / (double)(P * D) + eps));
-            }
-            for (int64_t i = 0; i < L; i++) {
-                const int64_t c = channel(i, C), g = n * G + group[i];
-                scale[i] = rstd[g] * weight[c];
-                shift[i] = bias[c] - mean[g] * scale[i];
-            }
-            for (int64_t k = 0; k < rest; k += L)
-                for (int64_t j = 0; j < L; j += W)
-                    store(out + k + j, leaky(load(x + k + j), sign, slope) * load(scale + j) + load(shift + j));
-            for (int64_t e = rest; e < M; e++)
-                out[e] = leaky1(x[e], (REAL)sign_, (REAL)slope_) * scale[e % C] + shift[e % C];
         }
-        free(scale);
-        free(sums);
-        free(group);
+        for (int64_t e = rest; e < M; e++) {
+            const int64_t g = e % C / D;
+            const double p = leaky1(x[e], this->sign, this->slope) - (REAL)guess[g];
+            sums[g] += p, squares[g] += p * p;
+        }
+        for (int64_t g = 0; g < G; g++) {
+            sums[g] /= (double)(P * D);
+            squares[g] -= sums[g] * sums[g] * (double)(P * D);
+            squares[g] = squares[g] < 0 ? 0 : squares[g];
+            mean[g] = (REAL)(sums[g] + (REAL)guess[g]);
+            rstd[g] = (REAL)(1 / std::sqrt(squares[g] / (double)(P * D) + eps));
+        }
+        for (int64_t i = 0; i < L; i++) {
+            const int64_t c = channel(i, C);
+            scale[i] = rstd[group[i]] * weight[c];
+            shift[i] = bias[c] - mean[group[i]] * scale[i];
+        }
+        for (int64_t k = 0; k < rest; k += L)
+            for (int64_t j = 0; j < L; j += W)
+                store(out + k + j, leaky(load(x + k + j), sign, slope) * load(scale + j) + load(shift + j));
+        for (int64_t e = rest; e < M; e++)
+            out[e] = leaky1(x[e], this->sign, this->slope) * scale[e % C] + shift[e % C];
+    }
+};
+
+/* y = GroupNorm(LeakyReLU(sign * u)); mean and rstd, (N, G), are left for the backward pass. */
+extern "C" void act_norm(const REAL *u, const REAL *weight, const REAL *bias, REAL *y, REAL *mean, REAL *rstd,
+                         int64_t N, int64_t P, int64_t C, int64_t G, double eps, double sign, double slope,
+                         int threads) {
+    const int64_t M = P * C;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Norm norm(weight, bias, P, C, G, eps, sign, slope);
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++) norm(u + n * M, y + n * M, mean + n * G, rstd + n * G);
     }
 }
 
@@ -136,21 +158,23 @@ extern "C" void act_norm_back(const REAL *grad, const REAL *u, const REAL *weigh
             for (int64_t i = 0; i < L; i++) centre[i] = mean[n * G + group[i]];
             for (int64_t j = 0; j < L; j += W) {
                 const vec m = load(centre + j);
-                vec a = {0}, b = {0}, c = {0}, d = {0};
-                int64_t k = 0;
-                for (; k + 2 <= blocks; k += 2) {
-                    vec p = load(g + k * L + j), q = load(g + (k + 1) * L + j);
-                    a += p, c += q;
-                    b += p * (leaky(load(x + k * L + j), sign, slope) - m);
-                    d += q * (leaky(load(x + (k + 1) * L + j), sign, slope) - m);
+                for (int64_t k = 0; k < blocks;) {
+                    const int64_t stop = run(k, blocks);
+                    vec a = {0}, b = {0}, c = {0}, d = {0};
+                    for (; k + 2 <= stop; k += 2) {
+                        vec p = load(g + k * L + j), q = load(g + (k + 1) * L + j);
+                        a += p, c += q;
+                        b += p * (leaky(load(x + k * L + j), sign, slope) - m);
+                        d += q * (leaky(load(x + (k + 1) * L + j), sign, slope) - m);
+                    }
+                    for (; k < stop; k++) {
+                        vec p = load(g + k * L + j);
+                        a += p;
+                        b += p * (leaky(load(x + k * L + j), sign, slope) - m);
+                    }
+                    a += c, b += d;
+                    for (int64_t i = 0; i < W; i++) sg[channel(j + i, C)] += a[i], sx[channel(j + i, C)] += b[i];
                 }
-                for (; k < blocks; k++) {
-                    vec p = load(g + k * L + j);
-                    a += p;
-                    b += p * (leaky(load(x + k * L + j), sign, slope) - m);
-                }
-                a += c, b += d;
-                for (int64_t i = 0; i < W; i++) sg[channel(j + i, C)] += a[i], sx[channel(j + i, C)] += b[i];
             }
             for (int64_t e = rest; e < M; e++) {
                 const int64_t c = e % C;
@@ -193,35 +217,66 @@ extern "C" void act_norm_back(const REAL *grad, const REAL *u, const REAL *weigh
     }
 }
 
-/* out = base + scale[n] * t, t = sum_k weights[k] * terms[k]; base may be missing. With `along`, dots[n] += <along, t>. */
-extern "C" void weighted_sum(const REAL *base, const double *scale, const REAL *const *terms, const double *weights, int64_t K,
-                  REAL *out, const REAL *along, double *dots, int64_t N, int64_t M, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t n = 0; n < N; n++) {
-        const int64_t start = n * M, whole = start + M / (2 * W) * 2 * W;
-        const vec s = splat((REAL)scale[n]);
+/* One sample of what follows: out from `start` on, M numbers; the inner product of `along` and t. */
+static inline double sum_one(const REAL *base, REAL scale, const REAL *const *terms, const double *weights, int64_t K,
+                             REAL *out, const REAL *along, int64_t start, int64_t M) {
+    const int64_t whole = M / (2 * W) * 2 * W;
+    const vec s = splat(scale);
+    double dot = 0;
+    for (int64_t e = 0; e < whole;) {
+        const int64_t stop = run(e, whole, 2 * W);
         vec d0 = {0}, d1 = {0};
-        double dot = 0;
-        for (int64_t e = start; e < whole; e += 2 * W) {
+        for (; e < stop; e += 2 * W) {
             vec a = {0}, b = {0};
             for (int64_t k = 0; k < K; k++) {
                 const vec w = splat((REAL)weights[k]);
-                a += w * load(terms[k] + e);
-                b += w * load(terms[k] + e + W);
+                a += w * load(terms[k] + start + e);
+                b += w * load(terms[k] + start + e + W);
             }
-            if (along) d0 += a * load(along + e), d1 += b * load(along + e + W);
+            if (along) d0 += a * load(along + start + e), d1 += b * load(along + start + e + W);
             a *= s, b *= s;
-            if (base) a += load(base + e), b += load(base + e + W);
+            if (base) a += load(base + start + e), b += load(base + start + e + W);
             store(out + e, a);
             store(out + e + W, b);
         }
-        for (int64_t e = whole; e < start + M; e++) {
-            REAL a = 0;
-            for (int64_t k = 0; k < K; k++) a += (REAL)weights[k] * terms[k][e];
-            if (along) dot += (double)a * along[e];
-            out[e] = a * (REAL)scale[n] + (base ? base[e] : 0);
+        if (along) dot += total(d0) + total(d1);
+    }
+    for (int64_t e = whole; e < M; e++) {
+        REAL a = 0;
+        for (int64_t k = 0; k < K; k++) a += (REAL)weights[k] * terms[k][start + e];
+        if (along) dot += (double)a * along[start + e];
+        out[e] = a * scale + (base ? base[start + e] : 0);
+    }
+    return dot;
+}
+
+/* out = base + scale[n] * t, t = sum_k weights[k] * terms[k]; base may be missing. With `along`, dots[n] += <along, t>. */
+extern "C" void weighted_sum(const REAL *base, const double *scale, const REAL *const *terms, const double *weights,
+                             int64_t K, REAL *out, const REAL *along, double *dots, int64_t N, int64_t M,
+                             int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t n = 0; n < N; n++) {
+        const double dot = sum_one(base, (REAL)scale[n], terms, weights, K, out + n * M, along, n * M, M);
+        if (along) dots[n] += dot;
+    }
+}
+
+/* x = base + scale[n] * t as above, kept where x is given; y = GroupNorm(x), while the sample is still in the cache. */
+extern "C" void sum_norm(const REAL *base, const double *scale, const REAL *const *terms, const double *weights,
+                         int64_t K, REAL *x, const REAL *weight, const REAL *bias, REAL *y, REAL *mean, REAL *rstd,
+                         int64_t N, int64_t P, int64_t C, int64_t G, double eps, int threads) {
+    const int64_t M = P * C;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Norm norm(weight, bias, P, C, G, eps, 1, 1);
+        REAL *here = x ? NULL : (REAL *)malloc(M * sizeof(REAL));
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < N; n++) {
+            REAL *at = x ? x + n * M : here;
+            sum_one(base, (REAL)scale[n], terms, weights, K, at, NULL, n * M, M);
+            norm(at, y + n * M, mean + n * G, rstd + n * G);
         }
-        if (along) dots[n] += dot + total(d0 + d1);
+        free(here);
     }
 }
 
@@ -253,13 +308,17 @@ extern "C" void error_square(const REAL *y0, const REAL *y1, const double *scale
     for (int64_t n = 0; n < N; n++) {
         const int64_t start = n * M, whole = start + M / W * W;
         const vec s = splat((REAL)scale[n]);
-        vec sum = {0};
         double more = 0;
-        for (int64_t e = start; e < whole; e += W) {
-            vec a = {0};
-            for (int64_t k = 0; k < K; k++) a += splat((REAL)weights[k]) * load(terms[k] + e);
-            vec r = a * s / (absolute + relative * larger(load(y0 + e), load(y1 + e)));
-            sum += r * r;
+        for (int64_t e = start; e < whole;) {
+            const int64_t stop = run(e, whole, W);
+            vec sum = {0};
+            for (; e < stop; e += W) {
+                vec a = {0};
+                for (int64_t k = 0; k < K; k++) a += splat((REAL)weights[k]) * load(terms[k] + e);
+                vec r = a * s / (absolute + relative * larger(load(y0 + e), load(y1 + e)));
+                sum += r * r;
+            }
+            more += total(sum);
         }
         for (int64_t e = whole; e < start + M; e++) {
             REAL a = 0, p = y0[e] < 0 ? -y0[e] : y0[e], q = y1[e] < 0 ? -y1[e] : y1[e];
@@ -267,7 +326,7 @@ extern "C" void error_square(const REAL *y0, const REAL *y1, const double *scale
             REAL r = a * (REAL)scale[n] / ((REAL)atol + (REAL)rtol * (p > q || p != p ? p : q));
             more += (double)r * r;
         }
-        squares[n] = (more + total(sum)) / (double)M;
+        squares[n] = more / (double)M;
     }
 }
 

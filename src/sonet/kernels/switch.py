@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -13,17 +14,23 @@ from sonet.kernels.build import NoKernels, library
 
 VARIABLE = "SONET_KERNELS"
 _off = 0
+_counting = Lock()
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Until the context ends everything is computed by PyTorch's own operators; so does SONET_KERNELS=off, always."""
+    """Until the context ends everything is computed by PyTorch's own operators; so does SONET_KERNELS=off, always.
+
+    In all threads. A backward pass inside is PyTorch's too, wherever the pass forwards was.
+    """
     global _off
-    _off += 1
+    with _counting:
+        _off += 1
     try:
         yield
     finally:
-        _off -= 1
+        with _counting:
+            _off -= 1
 
 
 def why_not(dtype: torch.dtype = torch.float32) -> str:
@@ -54,5 +61,8 @@ def usable(*tensors: Tensor) -> bool:
 
 def _ordinary(tensor: Tensor) -> bool:
     return (
-        type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.layout == torch.strided
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.is_neg()  # a view whose sign is not in memory yet
     )

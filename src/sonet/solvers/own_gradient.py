@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sonet.kernels import usable
 from sonet.types import Field, State
 
 
@@ -23,20 +24,26 @@ class OwnGradient(Protocol):
     def evaluate(self, state: State, *, weights: bool) -> tuple[State, State]:
         """The slope, and what `pull` wants kept; `weights`: whether it will be asked for the parameters' gradient."""
 
+    def ahead(
+        self, y: State, h: Tensor, row: Sequence[float], stages: Sequence[State], *, weights: bool, keep: bool
+    ) -> tuple[State, State, State]:
+        """`evaluate` at x = y + h sum_j row_j stages_j, after x itself, which is () unless it is to be kept."""
+
     def pull(self, state: State, kept: State, grad: State, *, weights: bool) -> tuple[State, State]:
         """From the slope's gradient to those of the state and, with `weights`, of the parameters (else none)."""
 
-    def plain(self, state: State) -> State:
-        """The same slope by operators that autograd knows, for those who differentiate twice."""
+    def plain(self, state: State, parameters: State) -> State:
+        """The same slope by operators that autograd knows, reading nothing but its arguments."""
 
 
 def own_gradient(field: Field, state: State) -> OwnGradient | None:
     """What the field's method of this name gives for states like this one.
 
-    None where it has none, or where it wants to be differentiated by autograd.
+    None where it has none, or where it wants to be differentiated by autograd. The method must be the class's own: one
+    that a wrapper hands on from what it wraps would pass by the wrapper.
     """
-    ask: Callable[[State], OwnGradient | None] | None = getattr(field, "own_gradient", None)
-    return None if ask is None else ask(state)
+    ask: Callable[[Field, State], OwnGradient | None] | None = getattr(type(field), "own_gradient", None)
+    return None if ask is None else ask(field, state)
 
 
 def evaluate(own: OwnGradient, state: State) -> State:
@@ -58,15 +65,21 @@ class _Slope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        inputs, kept = saved[: ctx.inputs], saved[ctx.inputs :]
-        state = inputs[: ctx.parts]
-        if torch.is_grad_enabled():
-            needed = ctx.needs_input_grad[2:]
-            return None, None, *differentiable(lambda: ctx.own.plain(state), inputs, needed, grads)
+        own: OwnGradient = ctx.own
+        n, saved = ctx.parts, ctx.saved_tensors
+        inputs = saved[: ctx.inputs]
+        if not by_hand(grads):
+            found = by_autograd(lambda *all_: own.plain(all_[:n], all_[n:]), inputs, ctx.needs_input_grad[2:], grads)
+            return None, None, *found
+        state, kept = laid_out(inputs[:n]), laid_out(saved[ctx.inputs :])
         full = tuple(dense(g, like) for g, like in zip(grads, state, strict=True))
-        states, weights = ctx.own.pull(state, kept, full, weights=ctx.weights)
-        return None, None, *states, *(weights or [None] * len(ctx.own.parameters))
+        states, weights = own.pull(state, kept, full, weights=ctx.weights)
+        return None, None, *states, *(weights or [None] * len(own.parameters))
+
+
+def laid_out(tensors: State) -> State:
+    """What was saved for the backward pass, as the kernels want it: hooks on saved tensors may lay them out anew."""
+    return tuple(dense(tensor, tensor) for tensor in tensors)
 
 
 def dense(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -76,19 +89,32 @@ def dense(grad: Tensor | None, like: Tensor) -> Tensor:
     return grad.contiguous(memory_format=torch.channels_last) if grad.dim() == 4 else grad.contiguous()
 
 
-def differentiable(
-    again: Callable[[], State],
+def by_hand(grads: tuple[Tensor | None, ...]) -> bool:
+    """Whether kernels may be run on what a backward pass is given, and nobody will differentiate its result."""
+    given = [grad for grad in grads if grad is not None]
+    return not torch.is_grad_enabled() and (not given or usable(*given))
+
+
+def by_autograd(
+    again: Callable[..., State],
     inputs: State,
     needed: tuple[bool, ...],
     grads: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
-    """The gradients to `inputs`, with a graph of their own: what `again` gives is differentiated by autograd."""
-    with torch.enable_grad():
-        made = again()
+    """The gradients of again(*inputs) to those inputs that are `needed`, with a graph where one is being made.
+
+    Each input is given as an alias and the aliases are asked: one input may have been made of another (a slope of its
+    state), and what flows on from the one to the other is counted by the graph around this.
+    """
+    graph = torch.is_grad_enabled()
+    # The pass forwards was not cast either, or there were no kernels in it.
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        aliases = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed, strict=True)]
+        made = again(*aliases)
     pairs = [(value, grad) for value, grad in zip(made, grads, strict=True) if grad is not None and value.requires_grad]
-    asked = [tensor for tensor, need in zip(inputs, needed, strict=True) if need]
+    asked = [alias for alias, need in zip(aliases, needed, strict=True) if need]
     found = iter(
-        torch.autograd.grad([v for v, _ in pairs], asked, [g for _, g in pairs], create_graph=True, allow_unused=True)
+        torch.autograd.grad([v for v, _ in pairs], asked, [g for _, g in pairs], create_graph=graph, allow_unused=True)
         if pairs and asked
         else [None] * len(asked)
     )

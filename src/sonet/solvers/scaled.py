@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sonet.kernels import alike, error_square, error_square_back, usable
-from sonet.solvers.own_gradient import differentiable
+from sonet.solvers.own_gradient import by_autograd, by_hand, laid_out
 from sonet.solvers.step import Tolerance, combine, mean_square
 
 
@@ -33,12 +33,16 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y, *terms = ctx.saved_tensors
         tolerance, weights = ctx.tolerance, ctx.weights
-        if torch.is_grad_enabled():
-            needed = ctx.needs_input_grad[2:]
-            again = differentiable(lambda: (_plain(y, tolerance, terms, weights),), (y, *terms), needed, grads)
-            return None, None, *again
+        if not by_hand(grads):
+            found = by_autograd(
+                lambda y, *terms: (_plain(y, tolerance, terms, weights),),
+                ctx.saved_tensors,
+                ctx.needs_input_grad[2:],
+                grads,
+            )
+            return None, None, *found
+        y, *terms = laid_out(ctx.saved_tensors)
         dy = torch.zeros_like(y)
         dsum = error_square_back(
             y, y, _ones(y), terms, weights, tolerance.rtol, tolerance.atol, grads[0].contiguous(), dy, dy

@@ -154,7 +154,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "lr inf": (train("--lr", "inf"), "lr: Input should be a finite number"),
     "unknown objective": (
         train("--objective", "pgd"),
-        "objective: Input should be 'natural', 'madry', 'trades' or 'margin'",
+        "objective: Input should be 'natural', 'madry', 'trades', 'fast' or 'margin'",
     ),
     "madry without a threat": (train("--objective", "madry"), "objective 'madry' trains against a radius and needs"),
     "threat without an objective": (train("--threat", "linf:0.1"), "objective 'natural' attacks nothing"),

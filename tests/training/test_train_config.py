@@ -82,7 +82,7 @@ def test_constant() -> None:
         ({"clip": math.inf}, "finite"),
         ({"schedule": "cosine"}, "one-cycle"),
         ({"augment": "flip"}, "crop-flip"),
-        ({"objective": "pgd"}, "'natural', 'madry', 'trades' or 'margin'"),
+        ({"objective": "pgd"}, "'natural', 'madry', 'trades', 'fast' or 'margin'"),
         ({"seed": -1}, "greater than or equal"),
         ({"seed": 2**64}, "less than"),
         ({"precision": "fp8"}, "bf16"),

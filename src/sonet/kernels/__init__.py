@@ -14,7 +14,7 @@ from sonet.kernels.calls import (
     weighted_sum,
     weighted_sum_along,
 )
-from sonet.kernels.switch import plain, usable, why_not
+from sonet.kernels.switch import plain, untouched, usable, why_not
 
 __all__ = [
     "NoKernels",
@@ -28,6 +28,7 @@ __all__ = [
     "error_square_back",
     "plain",
     "sum_norm",
+    "untouched",
     "usable",
     "weighted_sum",
     "weighted_sum_along",

@@ -44,8 +44,12 @@ def why_not(dtype: torch.dtype = torch.float32) -> str:
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether kernels may be run on these: ordinary tensors of one of their types, on the CPU, and nobody who traces,
-    transforms or casts what PyTorch computes."""
+    """Whether kernels may be run on these: `untouched` ones of a type that there are kernels for."""
+    return untouched(*tensors) and not why_not(tensors[0].dtype)
+
+
+def untouched(*tensors: Tensor) -> bool:
+    """Ordinary tensors, on the CPU, and nobody who traces, transforms or casts what PyTorch computes."""
     return (
         all(_ordinary(tensor) for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
@@ -55,7 +59,6 @@ def usable(*tensors: Tensor) -> bool:
         and torch._C._functorch.maybe_current_level() is None
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
-        and not why_not(tensors[0].dtype)
     )
 
 
@@ -65,4 +68,5 @@ def _ordinary(tensor: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
         and not tensor.is_neg()  # a view whose sign is not in memory yet
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)  # of `autograd.grad(..., is_grads_batched=True)`
     )

@@ -3,7 +3,6 @@
 from sonet.training.checkpoint import (
     Checkpoint,
     CheckpointError,
-    EpochReport,
     find_checkpoint,
     load_checkpoint,
     load_model,
@@ -11,9 +10,11 @@ from sonet.training.checkpoint import (
     save_checkpoint,
 )
 from sonet.training.config import TrainConfig, paper_training
-from sonet.training.errors import TrainingError
-from sonet.training.fit import BatchReport, Progress, fit
+from sonet.training.errors import TrainingError, TrainingWarning
+from sonet.training.fit import fit
+from sonet.training.history import EpochReport, deployed
 from sonet.training.objectives import OBJECTIVES
+from sonet.training.progress import BatchReport, Progress
 
 __all__ = [
     "OBJECTIVES",
@@ -24,6 +25,8 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "TrainingError",
+    "TrainingWarning",
+    "deployed",
     "find_checkpoint",
     "fit",
     "load_checkpoint",

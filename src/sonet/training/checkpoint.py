@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,32 +19,18 @@ from torch import Tensor, nn
 from sonet.errors import explain
 from sonet.models import ConfigError, build, parse_config
 from sonet.training.config import TrainConfig
+from sonet.training.history import History
+from sonet.training.staging import settle, staged
 
 SCHEMA = "sonet.checkpoint/1"
 DESCRIPTION = "checkpoint.json"
 WEIGHTS, MOMENTUM = "model.safetensors", "optimizer.safetensors"
+STATE = "state.safetensors"
+"""Only where training needs more to go on than what is deployed."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another kind."""
-
-
-class EpochReport(BaseModel):
-    """One epoch in numbers: mean training loss, accuracies in [0, 1], mean evaluations of fields per sample.
-
-    train_accuracy: at the images as the objective counts them, attacked ones with "madry". evaluations: of the passes
-    learned from, two with "trades"; crafting is not counted.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epoch: int
-    loss: float
-    train_accuracy: float
-    test_accuracy: float | None
-    evaluations: float
-    learning_rate: float
-    seconds: float
 
 
 class Description(BaseModel):
@@ -59,19 +43,23 @@ class Description(BaseModel):
     training: TrainConfig
     data: dict[str, Any]
     epoch: int
-    history: tuple[EpochReport, ...]
+    history: History
     versions: dict[str, str]
     files: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read and checked: description, weights, and momentum by parameter name."""
+    """A checkpoint read and checked: description, weights to deploy, momentum by parameter name.
+
+    state: what training needs besides to go on, by the names that `sonet.training.keeping` gives; empty for most.
+    """
 
     path: Path
     description: Description
     weights: dict[str, Tensor]
     momentum: dict[str, Tensor]
+    state: dict[str, Tensor]
 
 
 def save_checkpoint(
@@ -81,15 +69,16 @@ def save_checkpoint(
     *,
     training: TrainConfig,
     data: dict[str, Any],
-    history: tuple[EpochReport, ...],
+    history: History,
+    state: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write `run`/epoch-NNNN and remove older ones. A reader finds the old one or the new one, never half of one."""
-    run.mkdir(parents=True, exist_ok=True)
     epoch = len(history)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=run) as folder:
-        new = Path(folder) / "checkpoint"
+    with staged(run) as folder:
+        new = folder / "checkpoint"
         new.mkdir()
-        for name, tensors in ((WEIGHTS, model.state_dict()), (MOMENTUM, momentum)):
+        contents = {WEIGHTS: model.state_dict(), MOMENTUM: momentum} | ({STATE: state} if state else {})
+        for name, tensors in contents.items():
             save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, new / name)
         description = Description(
             model=model.config.model_dump(mode="json"),  # type: ignore[union-attr,operator]
@@ -98,12 +87,11 @@ def save_checkpoint(
             epoch=epoch,
             history=history,
             versions={name: version(name) for name in ("torch", "sonet", "safetensors")},
-            files={name: _sha256(new / name) for name in (WEIGHTS, MOMENTUM)},
+            files={name: _sha256(new / name) for name in contents},
         )
         (new / DESCRIPTION).write_text(description.model_dump_json(by_alias=True, indent=1))
         for file in new.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            settle(file)
         target = run / f"epoch-{epoch:04d}"
         if target.exists():
             shutil.rmtree(target)
@@ -134,8 +122,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{folder / DESCRIPTION}: cannot be read as JSON ({error}); it may be cut off.") from None
     except ValidationError as error:
         raise CheckpointError(f"{folder / DESCRIPTION}: {explain(error)}") from None
-    tensors = {}
-    for name in (WEIGHTS, MOMENTUM):
+    tensors: dict[str, dict[str, Tensor]] = {STATE: {}}
+    for name in (WEIGHTS, MOMENTUM, *({STATE} & description.files.keys())):
         file = folder / name
         if not file.is_file() or _sha256(file) != description.files.get(name):
             raise CheckpointError(
@@ -146,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = load_file(file)
         except SafetensorError as error:
             raise CheckpointError(f"{file}: is no safetensors file ({error}).") from None
-    return Checkpoint(folder, description, tensors[WEIGHTS], tensors[MOMENTUM])
+    return Checkpoint(folder, description, tensors[WEIGHTS], tensors[MOMENTUM], tensors[STATE])
 
 
 def load_model(path: Path) -> nn.Module:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from sonet.attacks import Threat
+from sonet.training.ignored import refuse_ignored
 
 
 class TrainConfig(BaseModel):
@@ -31,25 +32,40 @@ class TrainConfig(BaseModel):
         "natural": CE(x, y).
         "madry": CE(x', y), x' of largest CE within `threat` (Madry et al. 2018, arXiv:1706.06083).
         "trades": CE(x, y) + beta KL(p(x) || p(x')), x' of largest KL (Zhang et al. 2019, arXiv:1901.08573).
+        "fast": CE(x', y) + alignment (1 - cos(g(x), g(x + eta))), x' by one step from a uniform start, g the gradient
+            of CE with respect to the image, eta uniform in the ball (Wong et al. 2020, arXiv:2001.03994;
+            Andriushchenko and Flammarion 2020, arXiv:2007.02617). Stops where accuracy under PGD collapses: `Watch`.
         "margin": T CE over (logit_j + r gap_yj) / T, j = 1 .. classes: the logits that a change of length r = `threat`
             could lead to at worst, gap_yj the Lipschitz constant of logit_y - logit_j (after Tsuzuku et al. 2018,
             arXiv:1802.04034). For networks that know their constants: stable-sonet, convex-potential.
-    x' is looked for with `attack_steps` steps of `attack_step_size`. These go with "madry" and "trades" alone,
-    `beta` with "trades", T = `temperature` with "margin": a setting that would be ignored is refused.
+    x' is looked for with `attack_steps` steps of `attack_step_size`; "fast" takes one. `beta` goes with "trades" alone,
+    `alignment`, `watched` and `collapse` with "fast", T = `temperature` with "margin": a setting that would be ignored
+    is refused. What the others do to any objective: docs/training.md.
 
     Where they are not given, the optimizer is AdamW for "margin" and SGD else, and lr 0.01 for AdamW and 0.1 for SGD.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    objective: Literal["natural", "madry", "trades", "margin"] = Field(
+    objective: Literal["natural", "madry", "trades", "fast", "margin"] = Field(
         default="natural", description="what is minimised"
     )
     threat: str | None = Field(default=None, description="radius trained against, NORM:EPS, linf:8/255")
     attack_steps: PositiveInt | None = Field(default=None, description="gradient steps of the attack; default 10")
-    attack_step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 4")
+    attack_step_size: PositiveFloat | None = Field(
+        default=None, description="in pixel units; default eps / 4, of fast 1.25 eps"
+    )
     beta: PositiveFloat | None = Field(default=None, description="weight of the KL, 1 / lambda in TRADES; default 6")
     temperature: PositiveFloat | None = Field(default=None, description="T of the margin objective; default 0.1")
+    alignment: NonNegativeFloat | None = Field(
+        default=None, description="weight of the gradients' alignment; default 0"
+    )
+    watched: PositiveInt | None = Field(
+        default=None, description="training images that fast is watched on; default 200"
+    )
+    collapse: float | None = Field(
+        default=None, gt=0, le=1, description="fall of their accuracy under PGD at which fast stops; default 0.2"
+    )
     epochs: PositiveInt = Field(default=12, description="passes over the training images")
     batch_size: PositiveInt = Field(default=64, description="images in a step, over all processes together")
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW")
@@ -60,6 +76,10 @@ class TrainConfig(BaseModel):
         default="one-cycle", description="learning rate over time"
     )
     augment: Literal["none", "crop-flip"] = Field(default="none", description="crop with padding 4, and flip")
+    accumulate: PositiveInt = Field(default=1, description="parts that a batch is done in, with one step")
+    average: float | None = Field(default=None, gt=0, lt=1, description="decay of the moving average of the weights")
+    kinetic: PositiveFloat | None = Field(default=None, description="weight of the kinetic energy of ODE blocks")
+    nfe_budget: PositiveFloat | None = Field(default=None, description="evaluations an image and pass to warn above")
     clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient")
     seed: int = Field(default=0, ge=0, lt=2**32, description="order of images, augmentation, dropout")
     device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
@@ -84,36 +104,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Self:
-        if self.objective == "natural":
-            for name in ("threat", "attack_steps", "attack_step_size", "beta"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"objective 'natural' attacks nothing, so it takes no {name}, got {getattr(self, name)!r}; "
-                        f"choose objective 'madry' or 'trades', or leave {name} out"
-                    )
-        elif self.threat is None:
-            raise ValueError(
-                f"objective {self.objective!r} trains against a radius and needs a threat, got none; give one such as "
-                f"threat '{'l2:0.25' if self.objective == 'margin' else 'linf:8/255'}', or choose objective 'natural'"
-            )
-        if self.objective == "margin":
-            for name in ("attack_steps", "attack_step_size", "beta"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"objective 'margin' attacks nothing, it uses the network's constants, so it takes no {name}, "
-                        f"got {getattr(self, name)!r}; leave it out"
-                    )
-            if self.threat is not None and Threat.parse(self.threat).norm != "l2":
-                raise ValueError(f"objective 'margin' demands a radius in l2, got {self.threat}; give l2:EPS")
-        elif self.temperature is not None:
-            raise ValueError(
-                f"temperature is of objective 'margin', got {self.temperature:g} with {self.objective!r}; leave it out"
-            )
-        if self.objective == "madry" and self.beta is not None:
-            raise ValueError(
-                f"objective 'madry' has no term that beta would weigh, got beta {self.beta:g}; "
-                "choose objective 'trades', or leave beta out"
-            )
+        refuse_ignored(self)
         return self
 
     def learning_rate(self, progress: float) -> float:

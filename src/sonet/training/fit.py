@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from accelerate.utils import broadcast
+from torch import nn
 
 from sonet.attacks import predict
-from sonet.blocks import ode_blocks, watch_solves
-from sonet.data import Split, crop_and_flip
-from sonet.solvers import Adaptive, Solution
-from sonet.training.checkpoint import CheckpointError, EpochReport, find_checkpoint, load_checkpoint, save_checkpoint
+from sonet.data import Split
+from sonet.training.checkpoint import CheckpointError, save_checkpoint
+from sonet.training.collapse import Watch, best
 from sonet.training.config import TrainConfig
-from sonet.training.errors import TrainingError
+from sonet.training.epoch import Trainer
+from sonet.training.errors import TrainingError, TrainingWarning
+from sonet.training.history import EpochReport, History
+from sonet.training.keeping import Keeping, copied
+from sonet.training.log import Board, need_tensorboard, write_log
+from sonet.training.misfits import refuse_misfits
 from sonet.training.objectives import OBJECTIVES
-from sonet.training.optimizer import make_optimizer, optimizer_state, restore_optimizer
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """After each step: the epoch from 0, the batch from 0, its loss, accuracy and field evaluations per sample."""
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    loss: float
-    accuracy: float
-    evaluations: float
-
-    @property
-    def done(self) -> float:
-        """The part of the whole training done, in (0, 1]."""
-        return (self.epoch + (self.batch + 1) / self.batches) / self.epochs
-
-    def __str__(self) -> str:
-        """For people who wait; NFE, the evaluations, only where there is something to solve."""
-        solved = f", NFE {self.evaluations:.0f}" if self.evaluations else ""
-        return f"epoch {self.epoch + 1}/{self.epochs}, loss {self.loss:.3f}, accuracy {self.accuracy:.2f}{solved}"
-
-
-Progress = Callable[[BatchReport], None]
+from sonet.training.optimizer import make_optimizer, optimizer_state
+from sonet.training.progress import Progress
+from sonet.training.resume import resume
 
 
 def fit(
@@ -59,60 +39,76 @@ def fit(
     run: Path | None = None,
     data: dict[str, Any] | None = None,
     progress: Progress | None = None,
-) -> tuple[EpochReport, ...]:
+    tensorboard: Path | None = None,
+) -> History:
     """Train `model` in place; it is left in eval mode, on the CPU, and the history of epochs is returned.
 
-    run: folder for a checkpoint each epoch. If it holds one of the same configs, training goes on from there, and ends
-        with the weights it would have had without the interruption (bit for bit on a CPU with the same threads);
-        one of another network, training config or data is an error, never overwritten.
+    run: folder for a checkpoint each epoch, and the history as log.csv. If it holds a checkpoint of the same configs,
+        training goes on from there, and ends with the weights it would have had without the interruption (bit for bit
+        on a CPU with the same threads); one of another network, training config or data is an error, never overwritten.
     test: judged after each epoch. data: description of the data, for the checkpoint; JSON.
+    tensorboard: folder for the history as TensorBoard's scalars; TrainingError without that package.
+
+    The weights at the end are the averaged ones, where the config averages. Where the objective stops in time, they are
+    those of the best epoch: `deployed(history)`.
 
     A last batch that leaves a process with a single image is left out, because BatchNorm cannot take it; the order
     changes with the epoch, so that it is another image each time.
 
     Every epoch's order, augmentation and dropout depend on (seed, epoch) alone; the starts of attacks, where the
     objective has some, on the image besides. Under `torchrun` each process takes its part of every batch. Batch-wide
-    step sizes would then differ from those of one process: that is refused.
+    step sizes would then differ from those of one process: that is refused, and so it is for batches done in parts.
     """
     config = config or TrainConfig()
     accelerator = _accelerator(config)
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if world > 1 and any(
-        isinstance(block.solver, Adaptive) and block.solver.scope != "sample" for block in ode_blocks(model).values()
-    ):
-        raise TrainingError(
-            f"step sizes are shared within a batch, and {world} processes would each share within their part only, "
-            "which is another network. Use scope='sample', or one process."
-        )
-    if misfit := OBJECTIVES[config.objective].misfit(model):
-        raise TrainingError(misfit)
+    refuse_misfits(model, config, accelerator.num_processes)
+    if tensorboard is not None:
+        need_tensorboard()
     optimizer = make_optimizer(model, config)
-    history: tuple[EpochReport, ...] = ()
+    keeping = Keeping(model, config, accelerator.device)
+    history: History = ()
     if run:
         if run.exists() and not run.is_dir():
             raise CheckpointError(f"{run} is a file, expected a folder for checkpoints. Choose another one.")
         run.mkdir(parents=True, exist_ok=True)  # now, not after an epoch of work that could not be written
-        history = _resume(run, model, optimizer, config, data or {})
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    for epoch in range(len(history), config.epochs):
-        report = _epoch(wrapped, train, config, epoch, optimizer, accelerator, rank, world, progress)
+        history = resume(run, model, optimizer, keeping, config, data or {})
+    if not _ended(history, config):
+        if run and history and accelerator.is_main_process:
+            write_log(run, history)  # a kill between log and checkpoint leaves a row too many
+        wrapped, optimizer = accelerator.prepare(model, optimizer)
+        main = accelerator.is_main_process
+        objective = OBJECTIVES[config.objective].of(config)
+        watch = objective.watch(config, train)
         bare = accelerator.unwrap_model(wrapped)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in bare.state_dict().values()):
-            # The last step's loss was still finite; written, this would take the place of the last sound checkpoint.
-            raise TrainingError(
-                f"the weights became infinite or NaN in the last steps of epoch {epoch + 1}. "
-                "Lower the learning rate, or clip the gradient."
-            )
-        if test is not None:
-            bare.eval()
-            hits = predict(bare, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
-            report = report.model_copy(update={"test_accuracy": float(hits.float().mean())})
-        history = (*history, report)
-        if run and accelerator.is_main_process:
-            save_checkpoint(
-                run, bare, optimizer_state(bare, optimizer), training=config, data=data or {}, history=history
-            )
-        accelerator.wait_for_everyone()
+        trainer = Trainer(wrapped, bare, optimizer, accelerator, objective, config, train, keeping, progress)
+        wanted = tensorboard if main else None
+        with nullcontext() if wanted is None else closing(Board(wanted, begin=len(history) + 1)) as board:
+            while not _ended(history, config):
+                report = trainer.epoch(len(history))
+                _one_network(bare, keeping, accelerator)
+                _demand_finite(bare, report.epoch)
+                if main and report.over_budget and not any(epoch.over_budget for epoch in history):
+                    _warn_of_budget(report, config)
+                kept = keeping.deployed(bare)
+                history = (*history, _judged(report, kept, config, test, watch, accelerator))
+                if watch is not None:
+                    history = _stopped_or_kept(history, watch, keeping, kept)
+                if run and main:
+                    write_log(run, history)  # first, so that a finished run has its log whole
+                    save_checkpoint(
+                        run,
+                        kept,
+                        optimizer_state(bare, optimizer),
+                        training=config,
+                        data=data or {},
+                        history=history,
+                        state=keeping.state(bare),
+                    )
+                if board is not None:
+                    board.add(history[-1])
+                accelerator.wait_for_everyone()
+    if keeping.average is not None:
+        model.load_state_dict(keeping.average.model.state_dict())
     # For mixed precision Accelerate put a `forward` of its own on the model: attacks must not meet it unasked.
     for name in ("forward", "_original_forward"):
         vars(model).pop(name, None)
@@ -120,115 +116,75 @@ def fit(
     return history
 
 
-def _epoch(
-    model: nn.Module,
-    train: Split,
+def _ended(history: History, config: TrainConfig) -> bool:
+    return len(history) >= config.epochs or (bool(history) and history[-1].kept is not None)
+
+
+def _judged(
+    report: EpochReport,
+    kept: nn.Module,
     config: TrainConfig,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
+    test: Split | None,
+    watch: Watch | None,
     accelerator: Accelerator,
-    rank: int,
-    world: int,
-    progress: Progress | None,
 ) -> EpochReport:
-    start = time.perf_counter()
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(train), generator=generator)
-    least = min(config.batch_size, 2 * world)
-    batches = [batch for batch in torch.split(order, config.batch_size) if len(batch) >= least]
-    if not batches or least < world:
+    """With the accuracies of the weights to be deployed."""
+    found: dict[str, float] = {}
+    kept.eval()
+    if test is not None:
+        hits = predict(kept, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
+        found["test_accuracy"] = float(hits.float().mean())
+    if watch is not None:
+        found["watched_step"], found["watched_pgd"] = watch.judge(kept)
+    if accelerator.num_processes > 1 and found:  # one decides, or some would stop and the others wait for them
+        mine = torch.tensor(list(found.values()), dtype=torch.float64, device=accelerator.device)
+        found = dict(zip(found, broadcast(mine).tolist(), strict=True))
+    return report.model_copy(update=found)
+
+
+def _stopped_or_kept(history: History, watch: Watch, keeping: Keeping, kept: nn.Module) -> History:
+    """Back to the best weights, and the history says so, where the last epoch collapsed; else the best are kept."""
+    if watch.collapsed(history):
+        assert keeping.best is not None, "a fall has an epoch before it"
+        kept.load_state_dict(keeping.best)
+        return (*history[:-1], history[-1].model_copy(update={"kept": best(history).epoch}))
+    if best(history) is history[-1]:
+        keeping.best = copied(kept)
+    return history
+
+
+def _one_network(bare: nn.Module, keeping: Keeping, accelerator: Accelerator) -> None:
+    """Give all processes the main one's buffers, so that going on does not differ from going on after a restart."""
+    if accelerator.num_processes > 1:
+        for network in (bare, keeping.deployed(bare)):  # in the same order everywhere
+            for buffer in network.buffers():
+                broadcast(buffer)
+
+
+def _demand_finite(bare: nn.Module, epoch: int) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in bare.state_dict().values()):
+        # The last step's loss was still finite; written, this would take the place of the last sound checkpoint.
         raise TrainingError(
-            f"{len(train)} images in batches of {config.batch_size} leave a process without two images of its own "
-            f"({world} process(es)). Give more images, larger batches or fewer processes."
+            f"the weights became infinite or NaN in the last steps of epoch {epoch}. "
+            "Lower the learning rate, or clip the gradient."
         )
-    objective = OBJECTIVES[config.objective].of(config)
-    bare = accelerator.unwrap_model(model)
-    losses, hits, seen = 0.0, 0, 0
-    evaluations: list[Tensor] = []
-    spent = 0.0
-    rate = config.lr
 
-    def listen(_: str, solution: Solution) -> None:
-        evaluations.append(solution.evaluations.float().mean())
 
-    model.train()
-    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), watch_solves(bare, listen):
-        # Not torch.manual_seed, which seeds the generators of all GPUs: nothing would restore those not in `devices`.
-        torch.default_generator.manual_seed(config.seed * 1_000_003 + epoch)
-        if devices:
-            torch.cuda.manual_seed(config.seed * 1_000_003 + epoch)
-        for number, indices in enumerate(batches):
-            rate = config.learning_rate((epoch + number / len(batches)) / config.epochs)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images = train.images[indices]
-            if config.augment == "crop-flip":
-                images = crop_and_flip(images, generator=generator)
-            images = images[rank::world].contiguous().to(accelerator.device)
-            labels = train.labels[indices][rank::world].to(accelerator.device)
-            hard = objective.craft(bare, images, labels, config.seed * 1_000_003 + epoch)
-            evaluations.clear()  # of the passes learned from; those of crafting are the attack's
-            with accelerator.autocast():
-                loss, logits = objective.loss(model, images, hard, labels)
-            if not bool(torch.isfinite(loss)):
-                raise TrainingError(
-                    f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1} of {len(batches)}. "
-                    "Lower the learning rate, clip the gradient, or look at the solver's status with watch_solves."
-                )
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            if config.clip is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            right = int((logits.argmax(1) == labels).sum())
-            needed = float(torch.stack(evaluations).sum()) if evaluations else 0.0
-            losses, hits, seen = losses + loss.item() * len(labels), hits + right, seen + len(labels)
-            spent += needed * len(labels)
-            if progress is not None and accelerator.is_main_process:
-                progress(
-                    BatchReport(epoch, config.epochs, number, len(batches), loss.item(), right / len(labels), needed)
-                )
-    return EpochReport(
-        epoch=epoch + 1,
-        loss=losses / seen,
-        train_accuracy=hits / seen,
-        test_accuracy=None,
-        evaluations=spent / seen,
-        learning_rate=rate,
-        seconds=time.perf_counter() - start,
+def _warn_of_budget(report: EpochReport, config: TrainConfig) -> None:
+    warnings.warn(
+        f"epoch {report.epoch} needed {report.nfe:.1f} evaluations of fields for an image and pass, more than "
+        f"nfe_budget {config.nfe_budget:g}. The solver works harder as the fields stiffen: regularise with kinetic, "
+        "raise the tolerance, or raise the budget.",
+        TrainingWarning,
+        stacklevel=3,
     )
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for this config. Its state is one for the process: an earlier fit's setting must not linger."""
-    cpu = config.device == "cpu"
+    cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would silently use float32
         raise TrainingError("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
     return accelerator
-
-
-def _resume(
-    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, data: dict[str, Any]
-) -> tuple[EpochReport, ...]:
-    """Put the newest checkpoint of `run`, if any, into model and optimizer; returns the epochs already done."""
-    if find_checkpoint(run) is None:
-        return ()
-    checkpoint = load_checkpoint(run)
-    description = checkpoint.description
-    if description.training != config or description.model != model.config.model_dump(mode="json"):  # type: ignore[union-attr,operator]
-        raise CheckpointError(
-            f"{checkpoint.path}: belongs to a run with another network or training config, so it is neither continued "
-            "nor overwritten. Choose another folder, or remove this one."
-        )
-    if description.data != data:
-        changed = sorted(key for key in description.data | data if description.data.get(key) != data.get(key))
-        raise CheckpointError(
-            f"{checkpoint.path}: belongs to a run on other data ({', '.join(changed)} differ), so it is neither "
-            "continued nor overwritten. Choose another folder, or remove this one."
-        )
-    model.load_state_dict(checkpoint.weights)
-    restore_optimizer(model, optimizer, checkpoint.momentum)
-    return description.history

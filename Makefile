@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: demo test lint check bench clean
 
 demo: .venv/.demo
-	$(BIN)/sonet reproduce digits
+	$(BIN)/sonet reproduce digits --only natural
 
 test: .venv/.test lint check
 
@@ -22,7 +22,11 @@ check: .venv/.test
 # torchode asks for old versions of packages that it hardly uses.
 bench: .venv/.test
 	$(PIP) --no-deps torchode==1.0.1 torchtyping==0.1.5 typeguard==2.13.3
-	$(BIN)/python benchmarks/speed/run.py
+	$(PIP) foolbox==3.3.4
+	$(BIN)/python benchmarks/speed/run.py --replace
+	$(BIN)/python benchmarks/speed/memory.py --quick
+	$(BIN)/python benchmarks/speed/cost.py --quick
+	$(BIN)/python benchmarks/speed/attacks.py --quick --runs runs/bench
 	$(BIN)/python benchmarks/speed/table.py
 
 .venv/.demo: pyproject.toml constraints.txt

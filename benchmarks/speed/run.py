@@ -10,23 +10,17 @@ results differ is void: it has no ratio, and says by how much.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
+from latest import Latest, arguments, parse
 from peers import AS_FIXED, AS_TORCHDIFFEQ, NETWORKS, by_torchdiffeq, by_torchode, ours
 from torch import Tensor, nn
 from work import WORK, Timing, floors, interleaved, ready
 
 from sonet.solvers import Adaptive
-
-LATEST = Path(__file__).parents[1] / "latest.json"
 
 
 @dataclass(frozen=True)
@@ -112,21 +106,17 @@ def _figures(timing: Timing) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=LATEST, help=f"default {LATEST}")
-    parser.add_argument("--only", default="", help="only rows whose name contains this")
-    parser.add_argument("--repeats", type=int, default=5)
+    arguments(parser, repeats=5)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parse(parser)
     torch.set_num_threads(args.threads)
     images = torch.rand(args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    found: list[dict[str, Any]] = []
+    latest = Latest(
+        args.out, replace=args.replace, threads=args.threads, batch=args.batch, images="3 x 32 x 32, uniform"
+    )
 
     def keep(row: dict[str, Any]) -> None:
-        found.append(row)
-        part = args.out.with_suffix(".part")
-        part.write_text(json.dumps({"rows": found, "environment": environment(args)}, indent=1) + "\n")
-        part.replace(args.out)
+        latest.keep(row)
         said = row.get("void") or f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         print(f"{row['name']}: {said}", flush=True)
 
@@ -137,20 +127,6 @@ def main() -> None:
         if args.only in f"floor-fields/{network}/forward" or args.only in f"floor-convolutions/{network}/forward":
             for floor in measure_floors(network, images, args.repeats):
                 keep(floor)
-
-
-def environment(args: argparse.Namespace) -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": args.threads,
-        "batch": args.batch,
-        "images": "3 x 32 x 32, uniform",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("sonet", "torch", "torchdiffeq", "torchode")},
-    }
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
-"""Put the rows of benchmarks/latest.json into docs/performance.md, between its two marks."""
+"""Put the rows of benchmarks/latest.json into docs/performance.md, each table between its own two marks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-LATEST, PAGE = ROOT / "benchmarks" / "latest.json", ROOT / "docs" / "performance.md"
-START, END = "<!-- figures: benchmarks/speed/table.py -->", "<!-- end of figures -->"
+from latest import LATEST, Row
+from tables import attacks, cost, memory
+
+from sonet.report.write import write_whole
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+END = "<!-- end of figures -->"
 WHAT = {
     "torchdiffeq": "torchdiffeq over ours, the same result",
     "torchode": "torchode over ours, both in two fixed steps",
@@ -20,8 +25,11 @@ WHAT = {
 }
 
 
-def table(latest: dict[str, Any]) -> str:
+def speed(latest: dict[str, Any]) -> str:
     here = latest["environment"]
+    rows = {row["name"]: row for row in latest["rows"] if row["name"].split("/")[0] in WHAT}
+    if not rows:
+        return "Not measured yet."
     lines = [
         f"{here['cpu']}, {here['threads']} thread(s), batch {here['batch']} of {here['images']}; torch "
         f"{here['versions']['torch']}, torchdiffeq {here['versions']['torchdiffeq']}, torchode "
@@ -30,7 +38,6 @@ def table(latest: dict[str, Any]) -> str:
         "| time of ... | network | forward | attack step | training step |",
         "|---|---|---|---|---|",
     ]
-    rows = {row["name"]: row for row in latest["rows"]}
     for kind, what in WHAT.items():
         for network in dict.fromkeys(name.split("/")[1] for name in rows):
             cells = [_cell(rows.get(f"{kind}/{network}/{work}")) for work in ("forward", "attack", "train")]
@@ -39,7 +46,27 @@ def table(latest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "<!-- figures: benchmarks/speed/table.py -->": speed,
+    "<!-- figures: benchmarks/speed/memory.py -->": memory,
+    "<!-- figures: benchmarks/speed/cost.py -->": cost,
+    "<!-- figures: benchmarks/speed/attacks.py -->": attacks,
+}
+"""By the mark above it."""
+
+
+def filled(page: str, latest: dict[str, Any]) -> str:
+    """The page with every table made anew; SystemExit where a mark is missing, as nothing would be written there."""
+    for start, table in TABLES.items():
+        before, mark, rest = page.partition(start)
+        _, end, after = rest.partition(END)
+        if not (mark and end):
+            raise SystemExit(f"{PAGE}: expected the marks {start} and, below it, {END}; put them back.")
+        page = f"{before}{start}\n\n{table(latest)}\n\n{END}{after}"
+    return page
+
+
+def _cell(row: Row | None) -> str:
     if row is None:
         return ""
     if row["ratio"] is None:
@@ -48,13 +75,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text()
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    made = f"{before}{START}\n\n{table(json.loads(LATEST.read_text()))}\n\n{END}{after}"
-    part = PAGE.with_suffix(".part")
-    part.write_text(made)
-    part.replace(PAGE)
+    write_whole(PAGE, filled(PAGE.read_text(), json.loads(LATEST.read_text())))
 
 
 if __name__ == "__main__":

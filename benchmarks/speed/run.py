@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from apart import apart, inputs
 from latest import Latest, arguments, parse
 from peers import AS_FIXED, AS_TORCHDIFFEQ, NETWORKS, by_torchdiffeq, by_torchode, ours
 from torch import Tensor, nn
@@ -25,13 +26,15 @@ from sonet.solvers import Adaptive
 
 @dataclass(frozen=True)
 class Row:
-    """`name`: ratio = seconds of `other` / seconds of ours. compared: whether both must compute the same."""
+    """`name`: ratio = seconds of `other` / seconds of ours. rival: whose `other` is, if not ours: both must then
+    compute the same, and the rival is timed in a process of its own."""
 
     name: str
     work: str
     mine: nn.Module
     other: nn.Module
-    compared: bool
+    rival: str = ""
+    network: str = ""
     note: str = ""
 
 
@@ -41,23 +44,24 @@ def rows() -> Iterator[Row]:
     for network in NETWORKS:
         whole, fixed = ours(network, AS_TORCHDIFFEQ), ours(network, AS_FIXED)
         for work in WORK:
-            yield Row(f"torchdiffeq/{network}/{work}", work, whole, by_torchdiffeq(whole), True)
+            yield Row(f"torchdiffeq/{network}/{work}", work, whole, by_torchdiffeq(whole), "torchdiffeq", network)
         for work in WORK:
             yield Row(
                 f"torchode/{network}/{work}",
                 work,
                 fixed,
                 by_torchode(fixed, AS_FIXED.num_steps),
-                True,
+                "torchode",
+                network,
                 "both in 2 fixed steps: torchode's controller is another one",
             )
         for work in WORK:
             other = ours(network, sample)
-            yield Row(f"per-sample/{network}/{work}", work, other, whole, False, "whole batch over per sample")
+            yield Row(f"per-sample/{network}/{work}", work, other, whole, note="whole batch over per sample")
         for setting in ("frozen", "differentiated"):
             solver = Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | {"step_gradient": setting})
             for work in ("attack", "train"):
-                yield Row(f"{setting}/{network}/{work}", work, ours(network, solver), whole, False, "first over this")
+                yield Row(f"{setting}/{network}/{work}", work, ours(network, solver), whole, note="first over this")
 
 
 def difference(row: Row, images: Tensor) -> tuple[float, float]:
@@ -71,17 +75,19 @@ def difference(row: Row, images: Tensor) -> tuple[float, float]:
     return outputs, max((float((a - b).abs().max()) / largest for a, b in pairs[1:]), default=0.0)
 
 
-def measure(row: Row, images: Tensor, repeats: int) -> dict[str, Any]:
+def measure(row: Row, images: Tensor, repeats: int, threads: int) -> dict[str, Any]:
     answer: dict[str, Any] = {"name": row.name, "n": repeats, "note": row.note}
-    if row.compared:
+    if row.rival:
         outputs, gradients = difference(row, images[:4])
         answer |= {"outputs_differ": outputs, "gradients_differ": gradients}
         if not (outputs <= 1e-8 and gradients <= 1e-6):
             return answer | {"ratio": None, "low": None, "high": None, "void": "results differ"}
     mine, other = ready(row.mine, row.work), ready(row.other, row.work)
     work = WORK[row.work]
-    timing = interleaved(lambda: work(mine, images), lambda: work(other, images), repeats)
-    return answer | _figures(timing)
+    if row.rival:
+        with apart(row.rival, row.network, row.work, len(images), threads) as theirs:
+            return answer | _figures(interleaved(lambda: work(mine, images), theirs, repeats))
+    return answer | _figures(interleaved(lambda: work(mine, images), lambda: work(other, images), repeats))
 
 
 def measure_floors(network: str, images: Tensor, repeats: int) -> Iterator[dict[str, Any]]:
@@ -106,11 +112,11 @@ def _figures(timing: Timing) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments(parser, repeats=5)
-    parser.add_argument("--batch", type=int, default=32)
+    arguments(parser, repeats=3)
+    parser.add_argument("--batch", type=int, default=100, help="as the paper attacks and trains; default 100")
     args = parse(parser)
     torch.set_num_threads(args.threads)
-    images = torch.rand(args.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = inputs(args.batch)
     latest = Latest(
         args.out, replace=args.replace, threads=args.threads, batch=args.batch, images="3 x 32 x 32, uniform"
     )
@@ -122,7 +128,7 @@ def main() -> None:
 
     for row in rows():
         if args.only in row.name:
-            keep(measure(row, images, args.repeats))
+            keep(measure(row, images, args.repeats, args.threads))
     for network in NETWORKS:
         if args.only in f"floor-fields/{network}/forward" or args.only in f"floor-convolutions/{network}/forward":
             for floor in measure_floors(network, images, args.repeats):

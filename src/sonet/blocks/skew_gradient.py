@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-from sonet.kernels import act_norm, act_norm_back, channels_last, sum_norm, usable
+from sonet.kernels import act_norm, act_norm_back, channels_last, narrow_kernel, narrow_transpose, sum_norm, usable
 from sonet.types import State
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class SkewGradient:
     norms: tuple[Norm, Norm, Norm, Norm]  # N1, N2, N3, N4
     stride: int
     short: tuple[int, int]  # output padding, by which K^T comes back to the size of z
+    narrow: Tensor | None  # K as `narrow_transpose` wants it, where z has few channels
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -117,6 +118,8 @@ class SkewGradient:
         return channels_last(F.conv2d(z, self.kernel, stride=self.stride, padding=1))
 
     def _transpose(self, y: Tensor) -> Tensor:
+        if self.narrow is not None:
+            return narrow_transpose(y, self.narrow)
         back = F.conv_transpose2d(y, self.kernel, stride=self.stride, padding=1, output_padding=self.short)
         return channels_last(back)
 
@@ -153,7 +156,9 @@ def skew_gradient(field: SkewConv, state: State) -> SkewGradient | None:
     # Without padding the transposed convolution reaches (H' - 1) stride - 2 + kernel rows.
     down, right = (n - ((m - 1) * field.stride - 2 + size) for n, m in zip(z.shape[-2:], y.shape[-2:], strict=True))
     one, two, three, four = norms
-    return SkewGradient(weight, channels_last(weight.detach()), (one, two, three, four), field.stride, (down, right))
+    kernel = channels_last(weight.detach())
+    narrow = narrow_kernel(weight.detach(), y.shape[-1]) if field.stride == 1 else None
+    return SkewGradient(weight, kernel, (one, two, three, four), field.stride, (down, right), narrow)
 
 
 def _norm(layer: nn.Module, part: Tensor, sign: float, slope: float) -> Norm | None:

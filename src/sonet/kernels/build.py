@@ -27,6 +27,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "act_norm_back": (*(_POINTER,) * 8, *(_INT,) * 4, *(_DOUBLE,) * 2, _THREADS),
     "weighted_sum": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 3, *(_INT,) * 2, _THREADS),
     "sum_norm": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 6, *(_INT,) * 4, _DOUBLE, _THREADS),
+    "narrow_transpose": (*(_POINTER,) * 3, *(_INT,) * 5, _THREADS),
     "all_finite": (*(_POINTER,) * 2, *(_INT,) * 2, _THREADS),
     "error_square": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, _POINTER, *(_INT,) * 2, _THREADS),
     "error_square_back": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, *(_POINTER,) * 4, *(_INT,) * 2, _THREADS),

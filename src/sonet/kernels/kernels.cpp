@@ -362,3 +362,59 @@ extern "C" void error_square_back(const REAL *y0, const REAL *y1, const double *
         }
     }
 }
+
+static inline REAL across(vec v) {
+    typedef REAL half __attribute__((vector_size(BYTES / 2)));
+    typedef REAL quarter __attribute__((vector_size(BYTES / 4)));
+    half h[2];
+    __builtin_memcpy(h, &v, sizeof v);
+    h[0] += h[1];
+    quarter q[2];
+    __builtin_memcpy(q, h, sizeof q);
+    q[0] += q[1];
+    REAL sum = 0;
+    for (int64_t i = 0; i < W / 4; i++) sum += q[0][i];
+    return sum;
+}
+
+/* One sample of the transposed 3 x 3 convolution of stride and padding 1 to Z channels: for so few, a library pads them
+ * to a whole vector and throws most of the work away. k is (3, 3, Z, C): the kernel flipped, the summed channel last. */
+template <int Z>
+static void narrow_one(const REAL *y, const REAL *k, const REAL *none, REAL *out, int64_t H, int64_t V, int64_t C) {
+    for (int64_t r = 0; r < H; r++)
+        for (int64_t from = 0; from < V; from += 4) {
+            const int64_t x = from + 4 <= V ? from : V - 4; /* the last four may overlap the ones before */
+            vec sum[4][Z] = {};
+            for (int64_t i = 0; i < 3; i++) {
+                const int64_t row = r + i - 1;
+                if (row < 0 || row >= H) continue;
+                const REAL *at[6];
+                for (int64_t j = 0; j < 6; j++) {
+                    const int64_t column = x + j - 1;
+                    at[j] = column < 0 || column >= V ? none : y + (row * V + column) * C;
+                }
+                for (int64_t c = 0; c < C; c += W)
+                    for (int64_t j = 0; j < 3; j++) {
+                        vec weight[Z];
+                        for (int z = 0; z < Z; z++) weight[z] = load(k + ((i * 3 + j) * Z + z) * C + c);
+                        for (int64_t q = 0; q < 4; q++) {
+                            const vec value = load(at[q + j] + c);
+                            for (int z = 0; z < Z; z++) sum[q][z] += value * weight[z];
+                        }
+                    }
+            }
+            for (int64_t q = 0; q < 4; q++)
+                for (int z = 0; z < Z; z++) out[(r * V + x + q) * Z + z] = across(sum[q][z]);
+        }
+}
+
+/* out (N, H, V, Z) from y (N, H, V, C), channels last; Z at most 4, V at least 4, C a multiple of the vector's width. */
+extern "C" void narrow_transpose(const REAL *y, const REAL *k, REAL *out, int64_t N, int64_t H, int64_t V, int64_t C,
+                                 int64_t Z, int threads) {
+    void (*const one[])(const REAL *, const REAL *, const REAL *, REAL *, int64_t, int64_t, int64_t) = {
+        narrow_one<1>, narrow_one<2>, narrow_one<3>, narrow_one<4>};
+    REAL *none = (REAL *)calloc(C, sizeof(REAL));
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t n = 0; n < N; n++) one[Z - 1](y + n * H * V * C, k, none, out + n * H * V * Z, H, V, C);
+    free(none);
+}

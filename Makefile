@@ -23,7 +23,7 @@ check: .venv/.test
 bench: .venv/.test
 	$(PIP) --no-deps torchode==1.0.1 torchtyping==0.1.5 typeguard==2.13.3
 	$(PIP) foolbox==3.3.4
-	$(BIN)/python benchmarks/speed/run.py --replace
+	$(BIN)/python benchmarks/speed/run.py --replace --repeats 2
 	$(BIN)/python benchmarks/speed/memory.py --quick
 	$(BIN)/python benchmarks/speed/cost.py --quick
 	$(BIN)/python benchmarks/speed/attacks.py --quick --runs runs/bench

@@ -146,6 +146,7 @@ def test_reproduce_and_report_print_the_record(run: Runner, tmp_path: Path, monk
     }
     training = {"epochs": 1, "batch_size": 100, "device": "cpu"}
     cut = whole | {"images": 5, "models": [resnet], "attacks": attacks, "training": training}
+    cut |= {"objectives": {}, "ensemble": None, "audit": None}
     asked: list[dict[str, Any]] = []
 
     def load(name: str, **options: Any) -> Plan:

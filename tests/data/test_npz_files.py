@@ -75,6 +75,25 @@ def test_what_a_dataset_from_a_file_says_of_itself(tmp_path: Path) -> None:
     assert torch.equal(loaded.test.images, load(path).test.images[:2])
 
 
+@pytest.mark.parametrize("key", ["title", "source"])
+def test_a_file_is_called_what_it_says_it_is(tmp_path: Path, key: str) -> None:
+    """Under its own name and in the place of the official archives, where a reader could take it for these."""
+    said: Arrays = {key: np.array("CIFAR-10 (JPEG)")}
+    path = save(tmp_path / "cifar10.npz", arrays((5, 6, 3), **said))
+    assert load(path).source == f"CIFAR-10 (JPEG), arrays in {path}"
+    assert load("cifar10", data_dir=tmp_path).source == f"CIFAR-10 (JPEG), arrays in {path}, not checked"
+
+
+@pytest.mark.parametrize(
+    "title",
+    [None, np.arange(3), np.array(["a", "b"]), np.array(""), np.array("a\nb"), np.array(b"a"), np.array("x" * 201)],
+    ids=str,
+)
+def test_without_a_title_the_arrays_are_called_unchecked(tmp_path: Path, title: Any) -> None:
+    path = save(tmp_path / "cifar10.npz", arrays((5, 6, 3), title=title))
+    assert load("cifar10", data_dir=tmp_path).source == f"cifar10 from arrays in {path}, not checked"
+
+
 REFUSED: list[tuple[Arrays, str]] = [
     (arrays(x_test=None, y_test=None), "got x_train, y_train. Without x_test, y_test"),
     (arrays(x_train=np.random.default_rng(0).random((7, 5, 6))), r"train: expected images of type uint8.*got float64"),
@@ -124,6 +143,15 @@ def test_a_pickle_in_an_array_is_refused_and_not_run(tmp_path: Path, key: str) -
     assert not (tmp_path / "sprung").exists()
     np.load(path, allow_pickle=True)[key]  # the trap works where pickles are allowed
     assert (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("key", ["title", "source"])
+def test_a_pickle_as_a_title_is_not_run(tmp_path: Path, key: str) -> None:
+    trap = np.empty(1, object)
+    trap[0] = Trap(tmp_path / "sprung")
+    path = save(tmp_path / "data.npz", arrays(**{key: trap}))
+    assert load(path).source == f"arrays in {path}"
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_bare_pickle_named_npz_is_refused_and_not_run(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from sonet.attacks import PGD, SPSA, Linf, predict
 from sonet.audit import own_gradient_share
 from sonet.data import load
 from sonet.experiments import Cell, Plan, lay_out
-from sonet.experiments.work import _crafting_model, do_cell
+from sonet.experiments.attacking import crafting_model
+from sonet.experiments.work import do_cell
 from sonet.models import swap_solver, variant
 from sonet.solvers import Adaptive, Fixed, paper
 from sonet.training import load_model
@@ -41,7 +42,7 @@ def out(plan: Plan, home: Path) -> Path:
 
 
 def model_of(out: Path) -> nn.Module:
-    return load_model(out / "models" / "sonet-0")
+    return load_model(out / "models" / "sonet-natural-0")
 
 
 def attacked(plan: Plan) -> tuple[Tensor, Tensor]:
@@ -81,7 +82,7 @@ def test_sharing_among_k_is_attacking_in_batches_of_k(plan: Plan, out: Path, bat
     images = images.double()
     made = []
     for source, size in (
-        (_crafting_model(cell(plan, attack_batch=batch, step_gradient=gradient), plan, model), 12),
+        (crafting_model(cell(plan, attack_batch=batch, step_gradient=gradient), plan, model), 12),
         (variant(model, step_gradient=gradient), batch),
     ):
         assert source is not None
@@ -107,7 +108,7 @@ def test_a_cells_row_is_the_attack_it_names(plan: Plan, out: Path) -> None:
 def test_a_spsa_row_is_judged_deployed_and_crafted_alone(plan: Plan, out: Path) -> None:
     images, labels = attacked(plan)
     model = model_of(out)
-    wanted = cell(plan, attack="spsa", step_gradient=None, attack_batch=1, steps=(1,), eps=0.2)
+    wanted = cell(plan, attack="spsa", step_gradient=None, attack_batch=1, steps=(1,), eps=0.2, images=4)
     (row,) = run_cell(wanted, plan, out)
     single = variant(model, scope="sample", step_gradient="frozen")
     attack = SPSA(steps=1, samples=2, seed=0, batch_size=12)
@@ -155,7 +156,7 @@ def test_networks_with_other_solvers_are_attacked_as_they_are(solver: Any, tmp_p
             assert all(share == pytest.approx(1, abs=1e-4) for leak in outcome.leaks for share in leak.shares)
             continue
         assert len(outcome.rows) == len(wanted.steps)
-        source = _crafting_model(wanted, plan, model)
+        source = crafting_model(wanted, plan, model)
         assert (source is None) == (solver.kind == "fixed")
         if source is not None and wanted.step_gradient:
             images, _ = attacked(plan)
@@ -166,6 +167,6 @@ def test_networks_with_other_solvers_are_attacked_as_they_are(solver: Any, tmp_p
 def test_a_cell_does_not_run_without_its_network(plan: Plan, tmp_path: Path) -> None:
     from sonet.training import CheckpointError
 
-    with pytest.raises(CheckpointError, match="sonet-0"):
+    with pytest.raises(CheckpointError, match="sonet-natural-0"):
         run_cell(cell(plan), plan, tmp_path)
     assert not (tmp_path / "cells").exists()

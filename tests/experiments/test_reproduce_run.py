@@ -254,7 +254,7 @@ def _run(cells: list[Cell], plan: Plan, out: Path, watch: Any = silent) -> Itera
 
 def test_a_workers_error_surfaces_and_ends_the_others(long_cells: Any, tmp_path: Path) -> None:
     plan, cells = long_cells
-    with pytest.raises(CheckpointError, match="soblock-resnet10-0"):
+    with pytest.raises(CheckpointError, match="soblock-resnet10-natural-0"):
         list(_run(cells, plan, tmp_path))
     assert not multiprocessing.active_children()
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sonet.experiments import verdict
-from sonet.experiments.verdict import BOUND, UNFINISHED, below, pool, say
+from sonet.experiments.pooling import below, pool, say
+from sonet.experiments.verdict import BOUND, UNFINISHED
 from sonet.report import Leak, Row
 from sonet.types import Proportion
 

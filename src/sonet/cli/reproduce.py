@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,11 @@ import typer
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="Which experiment; `digits` needs no download.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Which table; `digits` needs no download.", metavar="TABLE")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A row (sonet-32/natural), network or objective; may be repeated (default: all)."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Networks of each kind (default: the plan's).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of record and report (default: runs/NAME).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A shorter form: one seed, fewer attacks.")] = False,
@@ -18,10 +23,10 @@ def reproduce(
     data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the data already.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
 ) -> None:
-    """Train networks, attack them, and say where their robustness comes from.
+    """Train a table's networks, attack them, and say where their robustness comes from.
 
     Writes record.json and report.html (one file, open it in a browser) and prints the same table. Interrupted or
-    killed, the same command goes on where it stopped.
+    killed, the same command goes on where it stopped; with another --only it adds rows to the same folder.
 
     Example: sonet reproduce digits --quick
     """
@@ -31,13 +36,16 @@ def reproduce(
     from sonet.report import show
 
     plan = load_plan(name, quick=quick, seeds=seeds)
+    plan = plan.select(only) if only else plan
     folder = out or Path("runs") / (f"{name}-quick" if quick else name)
-    words = ["sonet reproduce", name, "--quick" if quick else "", f"--seeds {plan.seeds}"]
+    words = ["sonet", "reproduce", name, *(["--quick"] if quick else [])]
+    words += [word for row in only or () for word in ("--only", row)]
+    words += ["--seeds", str(plan.seeds), *(["--data-dir", str(data_dir)] if data_dir else [])]
     with bar() as shown:
         record = run(
             plan,
             folder,
-            command=" ".join(word for word in words if word),
+            command=shlex.join(words),
             workers=workers,
             data_dir=data_dir,
             watch=CellWatch(shown, plan),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ DATASETS: dict[str, str] = {
 
 _ALSO = "a path to an .npz (x_train, y_train, x_test, y_test) or to a folder of images by class"
 _OFFICIAL = "the authors' training and test sets"
+_LONGEST_TITLE = 200
 _AS_STORED = "training and test arrays as stored in the file"
 
 
@@ -54,7 +57,8 @@ def load(
         to a folder ROOT/CLASS/*.png or ROOT/{train,test}/CLASS/*.png. A name goes before a path that is called alike:
         write ./digits for a folder of that name.
     data_dir: for names only: where archives are looked for and downloaded to (default: the user's cache folder).
-        DATA_DIR/NAME.npz, where it exists, is taken instead of the official archives, and `source` says so.
+        DATA_DIR/NAME.npz, where it exists, is taken instead of the official archives, and `source` says so, by the
+        array `title` of the file (or `source`), one string, where it has one.
     limit_train, limit_test: only the first so many images of a split; the rule of the split says so.
 
     Shapes: images (N, C, H, W) float32 = grey level / 255 (digits: / 16) in [0, 1]; labels (N,) int64.
@@ -76,7 +80,7 @@ def load(
             train, test, classes, rule = read_folder(path, limit_train=limit_train, limit_test=limit_test)
             parts = _Parts(train, test, classes, source=f"folder of images {path}", split_rule=rule)
         else:
-            parts = _Parts(*read_npz(path), source=f"arrays in {path}", split_rule=_AS_STORED)
+            parts = _Parts(*read_npz(path), source=_said_of(path, f"arrays in {path}"), split_rule=_AS_STORED)
     n_train = first(limit_train, len(parts.train), f"{title}: limit_train")
     n_test = first(limit_test, len(parts.test), f"{title}: limit_test")
     limits = [
@@ -100,12 +104,31 @@ def _named(name: str, data_dir: Path | None) -> _Parts:
     classes = SOURCES[name].classes if name in SOURCES else tuple(str(digit) for digit in range(10))
     if data_dir is not None and (data_dir / f"{name}.npz").is_file():
         path = data_dir / f"{name}.npz"
-        return _Parts(*read_npz(path, classes), source=f"arrays in {path}, not checked", split_rule=_AS_STORED)
+        parts, said = read_npz(path, classes), _said_of(path, f"{name} from arrays in {path}")
+        return _Parts(*parts, source=f"{said}, not checked", split_rule=_AS_STORED)
     if name == "digits":
         return _digits(classes)
     source = SOURCES[name]
     train, test = source.read(fetch(name, source, data_dir))
     return _Parts(train, test, classes, source=f"{source.title}, SHA-256 checked", split_rule=_OFFICIAL)
+
+
+def _said_of(path: Path, otherwise: str) -> str:
+    """What an .npz says its images are, in its array `title` or `source`: one string of one line; else `otherwise`.
+
+    Arrays of another kind under these names are left alone, like all that the file holds besides its images; one of
+    Python objects is not read, since that could run code.
+    """
+    with zipfile.ZipFile(path) as archive:  # read_npz has read it: the file is sound
+        present = set(archive.namelist())
+    for key in ("title", "source"):
+        if f"{key}.npy" in present:
+            with contextlib.suppress(ValueError), np.load(path, allow_pickle=False) as file:
+                array = file[key]
+                words = str(array.reshape(-1)[0]).strip() if array.dtype.kind == "U" and array.size == 1 else ""
+                if words.isprintable() and 1 <= len(words) <= _LONGEST_TITLE:
+                    return f"{words}, arrays in {path}"
+    return otherwise
 
 
 def _digits(classes: tuple[str, ...]) -> _Parts:

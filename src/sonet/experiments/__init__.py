@@ -1,7 +1,8 @@
 """Experiments: plans as TOML, cells of work, and the record they end in."""
 
-from sonet.experiments.cells import Cell, cost, lay_out
-from sonet.experiments.plan import Plan, PlanError, load_plan, plans
+from sonet.experiments.cells import Cell
+from sonet.experiments.layout import cost, lay_out
+from sonet.experiments.plan import Plan, PlanError, TableRow, load_plan, plans
 from sonet.experiments.pool import default_workers
 from sonet.experiments.reproduce import reproduce
 from sonet.experiments.verdict import verdict
@@ -10,6 +11,7 @@ __all__ = [
     "Cell",
     "Plan",
     "PlanError",
+    "TableRow",
     "cost",
     "default_workers",
     "lay_out",

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from sonet.experiments.cells import Cell, Outcome, cost
+from sonet.experiments.cells import Cell, Outcome
+from sonet.experiments.layout import cost
 from sonet.experiments.plan import Plan
 from sonet.experiments.work import do_cell, finished
 
@@ -37,7 +38,7 @@ def do_cells(
     cells: list[Cell], plan: Plan, out: Path, *, workers: int, data_dir: Path | None, watch: Watch
 ) -> Iterator[tuple[Cell, Outcome]]:
     """Do all cells and yield each with its outcome as it ends; those done earlier come first, from their files."""
-    trained: set[tuple[str, int]] = set()
+    trained: set[str] = set()
     waiting: list[Cell] = []
     for cell in cells:
         outcome = finished(cell, out)
@@ -45,13 +46,13 @@ def do_cells(
             waiting.append(cell)
             continue
         if cell.kind == "train":
-            trained.add((cell.model.name, cell.seed))
+            trained.add(cell.network)
         yield cell, outcome
     waiting.sort(key=lambda cell: (cell.kind != "train", -cost(cell, plan)))
 
     def take() -> Cell | None:
         for cell in waiting:
-            if cell.kind == "train" or (cell.model.name, cell.seed) in trained:
+            if cell.kind == "train" or cell.network in trained:
                 waiting.remove(cell)
                 return cell
         return None
@@ -59,7 +60,7 @@ def do_cells(
     if workers == 1:
         while (chosen := take()) is not None:
             outcome = do_cell(chosen, plan, out, data_dir, partial(watch, chosen))
-            trained.add((chosen.model.name, chosen.seed))
+            trained.add(chosen.network)
             yield chosen, outcome
         return
 
@@ -78,7 +79,7 @@ def do_cells(
                     cell = running.pop(future)
                     outcome = future.result()
                     if cell.kind == "train":
-                        trained.add((cell.model.name, cell.seed))
+                        trained.add(cell.network)
                     yield cell, outcome
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)

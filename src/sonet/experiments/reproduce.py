@@ -1,17 +1,20 @@
-"""`reproduce`: an experiment from its plan to its record and report, resumable at every cell."""
+"""`reproduce`: a table from its plan to its record and report, resumable at every epoch and batch."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from sonet.data import load
-from sonet.experiments.cells import Cell, Outcome, lay_out
+from sonet.experiments.cells import Cell, Outcome
+from sonet.experiments.layout import lay_out
 from sonet.experiments.plan import Plan, PlanError
 from sonet.experiments.pool import Watch, default_workers, do_cells
 from sonet.experiments.verdict import verdict
+from sonet.experiments.work import finished, load_data
 from sonet.report import Environment, Record, claim, write, write_whole
+from sonet.report.planned import Planned
 
 PLAN = "plan.json"
 
@@ -25,36 +28,40 @@ def reproduce(
     data_dir: Path | None = None,
     watch: Watch = lambda cell, done, word: None,
 ) -> Record:
-    """Do every cell of `plan`, and write record.json and report.html into `out`.
+    """Do every cell of the rows chosen of `plan`, and write record.json and report.html into `out`.
 
-    Killed at any moment, the same call goes on: cells that ended are read from `out`, training from its last epoch.
-    `out` of another plan is an error; nothing in it is touched. record.json is written after every cell, marked
-    incomplete until the last, so that what was measured is never lost.
+    Killed at any moment, the same call goes on: cells that ended are read from `out`, training from its last epoch,
+    attacks from their last batch. Rows done by earlier calls, with others chosen, stay in the record. `out` of another
+    plan is an error; nothing in it is touched. record.json is written after every cell, marked incomplete until the
+    last, so that what was measured is never lost.
     """
-    content = plan.model_dump_json(indent=1)
+    content = plan.model_dump_json(indent=1, exclude={"only"})
     claimed = claim(out, PLAN, content)
-    data = load(plan.data, data_dir=data_dir)
+    data = load_data(plan, data_dir)
     if plan.images > len(data.test):
         raise PlanError(f"the plan attacks {plan.images} images, but {plan.data} has {len(data.test)} to test with.")
     if not claimed:
         write_whole(out / PLAN, content)
     cells = lay_out(plan)
-    outcomes: dict[str, Outcome] = {}
+    outcomes = _done_earlier(plan, out)
     workers = default_workers() if workers is None else workers
     environment = Environment.here(device="cpu" if plan.training.device == "cpu" else _device())
     if workers > 1:
         environment = environment.model_copy(update={"threads": 1})  # of each worker; this process computes nothing
     start = time.perf_counter()
+    order = lay_out(plan.select(()))
+    described = data.describe()
+    table = _planned(plan)
 
     def record(complete: bool) -> Record:
-        done = [outcomes[cell.key] for cell in cells if cell.key in outcomes]
+        done = [outcomes[cell.key] for cell in order if cell.key in outcomes]
         rows = [row for outcome in done for row in outcome.rows]
         leaks = [entry for outcome in done for entry in outcome.leaks]
         return Record(
             title=plan.title,
             verdict=verdict(rows, leaks),
             command=command,
-            data=data.describe(),
+            data=described,
             settings=plan.model_dump(mode="json", exclude={"quick"}) | {"workers": workers},
             environment=environment,
             models=[card for outcome in done for card in outcome.cards],
@@ -62,6 +69,9 @@ def reproduce(
             steps=[entry for outcome in done for entry in outcome.steps],
             leaks=leaks,
             pictures=[entry for outcome in done for entry in outcome.pictures],
+            audits=[entry for outcome in done for entry in outcome.audits],
+            planned=table,
+            changes=list(plan.changes),
             seconds=time.perf_counter() - start,
             complete=complete,
         )
@@ -69,12 +79,35 @@ def reproduce(
     for cell, outcome in _watched(do_cells(cells, plan, out, workers=workers, data_dir=data_dir, watch=watch), watch):
         outcomes[cell.key] = outcome
         write(record(complete=False), out)
-    final = record(complete=True)
+    with contextlib.suppress(OSError):  # there is none, or another run is still at work in it
+        (out / "units").rmdir()
+    begun = {cell.row for cell in order if cell.key in outcomes}
+    final = record(complete=all(cell.key in outcomes for cell in order if cell.row in begun))
     write(final, out)
     from sonet.report import render  # the drawing library is slow to import and not needed until now
 
     write_whole(out / "report.html", render(final))
     return final
+
+
+def _done_earlier(plan: Plan, out: Path) -> dict[str, Outcome]:
+    """Outcomes of rows that are not chosen now, but were before."""
+    names = {row.name for row in plan.chosen}
+    others = (cell for cell in lay_out(plan.select(())) if cell.row not in names)
+    found = ((cell.key, finished(cell, out)) for cell in others)
+    return {key: outcome for key, outcome in found if outcome is not None}
+
+
+def _planned(plan: Plan) -> list[Planned]:
+    papers = {entry.row: entry for entry in plan.paper}
+    table = []
+    for row in plan.rows:
+        paper = papers.get(row.name)
+        figures, own = (paper.parsed, paper.reasons) if paper else ([], ())
+        reasons = [*own, *plan.reasons] if paper else []
+        entry = Planned(model=row.model.name, objective=row.objective, figures=figures, reasons=reasons)
+        table.append(entry)
+    return table
 
 
 def _watched(ended: Iterable[tuple[Cell, Outcome]], watch: Watch) -> Iterable[tuple[Cell, Outcome]]:

@@ -6,29 +6,20 @@ Two accuracies differ when their 95 % Wilson intervals do not overlap; that is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
+from typing import TypeVar
 
+from sonet.experiments.agreement import agreement
+from sonet.experiments.pooling import below, pool, say
 from sonet.report import Leak, Row
+from sonet.report.lines import network
 from sonet.types import Proportion
+
+E = TypeVar("E", Row, Leak)
 
 UNFINISHED = "Nothing has been attacked yet."
 BOUND = "Accuracy left under an attack is an upper bound: a stronger attack may leave less."
-
-
-def pool(rows: Sequence[Row]) -> Proportion:
-    """Counts added over seeds."""
-    return Proportion(sum(row.right.count for row in rows), sum(row.n for row in rows))
-
-
-def below(a: Proportion, b: Proportion) -> bool:
-    """Whether a's interval lies wholly below b's."""
-    return a.interval[1] < b.interval[0]
-
-
-def say(share: Proportion) -> str:
-    low, high = share.interval
-    return f"{share.value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
@@ -58,15 +49,21 @@ class _Finding:
 def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = ()) -> str:
     """A sentence on all networks, then one or two on each at the largest radius, the masked first, then the cause."""
     found: list[_Finding] = []
-    for model in dict.fromkeys(row.model for row in rows):
-        attacked = [row for row in rows if row.model == model and row.attack != "none"]
+    for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
+        attacked = [row for row in _of(rows, model, objective) if row.attack != "none" and not row.changed]
         if attacked:
-            found.append(_judge(model, attacked, [leak for leak in leaks if leak.model == model]))
+            finding = _judge(network(model, objective), attacked, _of(leaks, model, objective))
+            more = "" if objective == "natural" else agreement(attacked)
+            found.append(replace(finding, text=f"{finding.text} {more}".rstrip()))
     if not found:
         return UNFINISHED
     masked = [finding.text for finding in found if finding.masked]
     others = [finding.text for finding in found if not finding.masked]
     return " ".join([*_headline(found), *masked, *_cause(found), *others, BOUND])
+
+
+def _of(entries: Sequence[E], model: str, objective: str) -> list[E]:
+    return [entry for entry in entries if (entry.model, entry.objective) == (model, objective)]
 
 
 def _headline(found: list[_Finding]) -> list[str]:
@@ -98,8 +95,8 @@ def _cause(found: list[_Finding]) -> list[str]:
 
 
 def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
-    eps = max(row.eps for row in attacked)
-    here = [row for row in attacked if row.eps == eps]
+    eps = max(row.eps for row in attacked if row.norm == attacked[0].norm)
+    here = [row for row in attacked if (row.norm, row.eps) == (attacked[0].norm, eps)]
     coupled = any(row.step_gradient == "differentiated" for row in here)
     base: dict[str, object] = {
         "attack": "pgd",

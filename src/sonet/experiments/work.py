@@ -1,27 +1,29 @@
-"""Doing a cell: load what it needs, train or attack, and leave its outcome in a file."""
+"""Doing a cell: load what it needs, train, measure or attack, and leave its outcome in a file."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sonet.attacks import L2, PGD, SPSA, Linf, predict
+from sonet.attacks import predict
 from sonet.audit import own_gradient_share
 from sonet.blocks import watch_solves
-from sonet.data import Dataset, Split, load
+from sonet.data import Dataset, load
+from sonet.experiments.attacking import Victim, attack, sharing
 from sonet.experiments.cells import Cell, Outcome, Report
+from sonet.experiments.judging import ask_audit, run_ensemble
 from sonet.experiments.plan import Plan
+from sonet.experiments.units import drop
 from sonet.models import build, variant
-from sonet.report import Leak, ModelCard, Picture, Row, StepHistogram, write_whole
-from sonet.solvers import Adaptive, Solution
-from sonet.training import BatchReport, fit, load_model
-from sonet.types import Classifier, Proportion
+from sonet.report import Leak, ModelCard, Row, StepHistogram, write_whole
+from sonet.solvers import Solution
+from sonet.training import BatchReport, fit, load_checkpoint, restore
+from sonet.types import Proportion
 
 
 def outcome_file(cell: Cell, out: Path) -> Path:
@@ -35,59 +37,86 @@ def finished(cell: Cell, out: Path) -> Outcome | None:
 
 
 def do_cell(cell: Cell, plan: Plan, out: Path, data_dir: Path | None, report: Report) -> Outcome:
-    """Do the cell, write its outcome whole, and return it. Training killed half-way goes on at its last epoch."""
-    data = _data(plan.data, data_dir)
+    """Do the cell, write its outcome whole, and return it.
+
+    Killed half-way, training goes on at its last epoch, an attack or an ensemble at its last batch.
+    """
+    data = load_data(plan, data_dir)
+    units = out / "units" / cell.key
     if cell.kind == "train":
         outcome = _train(cell, plan, data, out, report)
     else:
-        model = load_model(_run(cell, out))
-        device = "cuda" if plan.training.device == "auto" and torch.cuda.is_available() else "cpu"
-        model.to(device)
-        test = data.test.take(plan.images)
-        images, labels = test.images.to(device), test.labels.to(device)
+        victim = _victim(cell, plan, data, out)
         if cell.kind == "leak":
-            outcome = _leak(cell, plan, model, images, labels)
+            outcome = _leak(cell, plan, victim.model, victim.images, victim.labels)
+        elif cell.kind == "ensemble":
+            outcome = run_ensemble(cell, plan, victim, units, report)
+        elif cell.kind == "audit":
+            outcome = ask_audit(cell, plan, victim, report)
         else:
-            outcome = _attack(cell, plan, model, images, labels, data.classes, report)
+            outcome = attack(cell, plan, victim, units, report)
     write_whole(outcome_file(cell, out), outcome.model_dump_json())
+    drop(units)
     return outcome
 
 
+def load_data(plan: Plan, data_dir: Path | None) -> Dataset:
+    return _data(plan.data, data_dir, plan.train_images)
+
+
 @cache
-def _data(name: str, data_dir: Path | None) -> Dataset:
-    return load(name, data_dir=data_dir)
+def _data(name: str, data_dir: Path | None, train: int | None) -> Dataset:
+    return load(name, data_dir=data_dir, limit_train=train)
 
 
 def _run(cell: Cell, out: Path) -> Path:
-    return out / "models" / f"{cell.model.name}-{cell.seed}"
+    return out / "models" / cell.network
+
+
+def _device(plan: Plan) -> str:
+    return "cuda" if plan.training.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def _victim(cell: Cell, plan: Plan, data: Dataset, out: Path) -> Victim:
+    checkpoint, device = load_checkpoint(_run(cell, out)), _device(plan)
+    test = data.test.take(plan.images)
+    return Victim(
+        model=restore(checkpoint).to(device),
+        images=test.images.to(device),
+        labels=test.labels.to(device),
+        classes=data.classes,
+        weights=checkpoint.description.files["model.safetensors"],
+    )
 
 
 def _train(cell: Cell, plan: Plan, data: Dataset, out: Path, report: Report) -> Outcome:
     config = plan.network(cell.model, in_channels=data.channels, classes=data.num_classes)
     model = build(config, seed=cell.seed)
-    training = plan.training.model_copy(update={"seed": cell.seed})
+    training = plan.objective(cell.objective).model_copy(update={"seed": cell.seed})
 
     def tell(batch: BatchReport) -> None:
         report(batch.done, str(batch))
 
     history = fit(model, data.train, training, run=_run(cell, out), data=data.describe(), progress=tell)
+    device = _device(plan)
+    model.to(device)
     start = time.perf_counter()
-    test: Split = data.test
-    hits = predict(model, test.images, plan.judge_batch) == test.labels
-    natural = Proportion(int(hits.sum()), len(test))
+    hits = predict(model, data.test.images.to(device), plan.judge_batch) == data.test.labels.to(device)
+    natural = Proportion(int(hits.sum()), len(data.test))
     row = Row.of(
         natural,
         model=cell.model.name,
-        objective=training.objective,
+        objective=cell.objective,
         seed=cell.seed,
         attack="none",
         eps=0.0,
         seconds=time.perf_counter() - start,
+        reported=plan.reported(cell.row, "none", 0, None, 0.0),
     )
     solver = getattr(config, "solver", None)
     card = ModelCard(
         model=cell.model.name,
-        objective=training.objective,
+        objective=cell.objective,
         seed=cell.seed,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         epochs=len(history),
@@ -101,146 +130,25 @@ def _train(cell: Cell, plan: Plan, data: Dataset, out: Path, report: Report) -> 
 
 def _leak(cell: Cell, plan: Plan, model: nn.Module, images: Tensor, labels: Tensor) -> Outcome:
     whole = max(plan.attacks.batches)
+    chunk = plan.attacks.chunk or len(images)
+    who = {"model": cell.model.name, "objective": cell.objective, "seed": cell.seed}
     leaks = []
     for batch in plan.attacks.batches:
         if batch > 1:
-            grouped = variant(model, **_sharing(plan, batch), step_gradient="differentiated")
-            shares = own_gradient_share(grouped, images, labels, stride=batch)
+            grouped = variant(model, **sharing(plan, batch), step_gradient="differentiated")
+            some, theirs = images[:chunk], labels[:chunk]
+            shares = own_gradient_share(grouped, some, theirs, stride=batch)
             known = shares[torch.isfinite(shares)].clamp(0.0, 1.0).tolist()
             if known:
-                leaks.append(
-                    Leak(
-                        model=cell.model.name,
-                        seed=cell.seed,
-                        attack_batch=batch,
-                        step_gradient="differentiated",
-                        shares=known,
-                    )
-                )
+                leak = {"attack_batch": batch, "step_gradient": "differentiated", "shares": known}
+                leaks.append(Leak.model_validate(who | leak))
     solves: dict[str, list[Solution]] = {}
     with watch_solves(model, lambda name, solution: solves.setdefault(name, []).append(solution)):
         predict(model, images, whole)
-    steps = [
-        StepHistogram(
-            model=cell.model.name,
-            seed=cell.seed,
-            block=name,
-            accepted=dict(sorted(Counter(torch.cat([s.accepted for s in solutions]).tolist()).items())),
-            mean_evaluations=float(torch.cat([s.evaluations for s in solutions]).float().mean()),
-        )
-        for name, solutions in solves.items()
-    ]
+    steps = []
+    for name, solutions in solves.items():
+        accepted = torch.cat([s.accepted for s in solutions]).tolist()
+        evaluations = torch.cat([s.evaluations for s in solutions]).float()
+        counted = {"accepted": dict(sorted(Counter(accepted).items())), "mean_evaluations": float(evaluations.mean())}
+        steps.append(StepHistogram.model_validate(who | {"block": name} | counted))
     return Outcome(leaks=tuple(leaks), steps=tuple(steps))
-
-
-def _sharing(plan: Plan, batch: int | None) -> dict[str, Any]:
-    """The change of solver that stands for attacking in batches of `batch`, done in one large batch and so faster.
-
-    Batch-wide steps in batches of k are steps shared by each k samples of the large batch; for k = 1, by nobody.
-    Per-sample steps stay what they are: there the attack's batch changes nothing.
-    """
-    if isinstance(plan.solver, Adaptive) and plan.solver.scope == "batch":
-        return {"scope": "sample" if batch == 1 else batch}
-    return {}
-
-
-def _crafting_model(cell: Cell, plan: Plan, model: nn.Module) -> Classifier | None:
-    """The variant that the gradients (or, for SPSA, the losses) come from; None for a network without adaptive steps.
-
-    SPSA has no gradient, and so no step gradient: "frozen" stands for any.
-    """
-    if not plan.adaptive(cell.model):
-        return None
-    return variant(model, **_sharing(plan, cell.attack_batch), step_gradient=cell.step_gradient or "frozen")
-
-
-def _attack(
-    cell: Cell,
-    plan: Plan,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    classes: tuple[str, ...],
-    report: Report,
-) -> Outcome:
-    assert cell.eps is not None  # cells of this kind have one
-    threat = Linf(cell.eps) if plan.attacks.norm == "linf" else L2(cell.eps)
-    last, loss = max(cell.steps), cell.loss or "ce"
-    if cell.attack == "spsa":
-        number = min(plan.attacks.spsa.images, len(images))
-        images, labels = images[:number], labels[:number]
-        attack: PGD | SPSA = SPSA(
-            steps=last, samples=plan.attacks.spsa.samples, loss=loss, seed=cell.seed, batch_size=plan.images
-        )
-    else:
-        attack = PGD(steps=last, loss=loss, keep="last", batch_size=plan.images)
-    done = 0.0
-
-    def tell(image_steps: float) -> None:
-        nonlocal done
-        done += image_steps / (len(images) * last)
-        report(min(done, 1.0), "")
-
-    result = attack.run(
-        model,
-        images,
-        labels,
-        threat,
-        gradients_from=_crafting_model(cell, plan, model),
-        judge_batch=plan.judge_batch,
-        checkpoints=tuple(step for step in cell.steps if step != last),
-        progress=tell,
-    )
-    row = partial(
-        Row.of,
-        model=cell.model.name,
-        objective=plan.training.objective,
-        seed=cell.seed,
-        attack=cell.attack or "",
-        eps=cell.eps,
-        loss=loss,
-        step_gradient=cell.step_gradient,
-        attack_batch=cell.attack_batch,
-        norm=plan.attacks.norm,
-        step_size=threat.eps / (4 if cell.attack == "spsa" else 8),
-        keep="best" if cell.attack == "spsa" else "last",
-    )
-    rows = []
-    for steps in cell.steps:
-        if steps == last:
-            right = result.accuracy
-            note = (
-                f"{result.flips} of {right.n} predictions differ when judged in batches of another size"
-                if result.flips
-                else ""
-            )
-            rows.append(
-                row(right, steps=steps, seconds=result.seconds, zero_gradients=result.zero_gradient_share, note=note)
-            )
-        else:
-            hits = predict(model, result.checkpoints[steps], plan.judge_batch) == labels
-            note = f"an iterate of the {last}-step run; its time is that run's, by steps"
-            right = Proportion(int(hits.sum()), len(labels))
-            rows.append(row(right, steps=steps, seconds=result.seconds * steps / last, note=note))
-    pictures: list[Picture] = []
-    if cell.pictures and cell.seed == 0:
-        for index in range(min(4, len(images))):
-            pictures.append(
-                Picture.of(
-                    images[index].cpu(),
-                    result.adversarial[index].cpu(),
-                    model=cell.model.name,
-                    seed=cell.seed,
-                    attack=f"PGD-{last}" + (f", {cell.step_gradient} steps" if cell.step_gradient else ""),
-                    eps=cell.eps,
-                    index=index,
-                    label=classes[int(labels[index])],
-                    predicted_clean=_name(classes, int(result.clean[index])),
-                    predicted_adversarial=_name(classes, int(result.predictions[index])),
-                )
-            )
-    return Outcome(rows=tuple(rows), pictures=tuple(pictures))
-
-
-def _name(classes: tuple[str, ...], prediction: int) -> str:
-    return classes[prediction] if prediction >= 0 else "not finite"

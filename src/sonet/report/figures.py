@@ -48,7 +48,7 @@ def bars(panel: Panel, width: Width = "container", legend: dict[str, str] | None
 
 def bar_rows(panel: Panel) -> list[dict[str, object]]:
     """The bars' data, weakest attack first; natural accuracy leads."""
-    eps = max(panel.radii, default=0.0)
+    eps = panel.largest
     cells = [(line, line.cells[eps]) for line in panel.lines if eps in line.cells]
     cells.sort(key=lambda pair: -pair[1].accuracy)  # stable: equal accuracies keep the order of the tables
     rows = [_point(NO_ATTACK, NO_ATTACK, panel.natural, 0.0)] if panel.natural else []
@@ -115,7 +115,7 @@ def overview(record: Record, width: int = 300) -> alt.HConcatChart:
 
 def headline(panel: Panel) -> str:
     """The title of a panel's bars: the network and the radius."""
-    return f"{panel.title}, eps {radius(panel.radii[-1])}" if panel.radii else panel.title
+    return f"{panel.title}, eps {radius(panel.largest)}" if panel.radii else panel.title
 
 
 def figure_png(record: Record, scale: float = 2) -> bytes:

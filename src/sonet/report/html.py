@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 
 from sonet.report import figures, ridges
+from sonet.report.comparison import beside, gaps, not_run
 from sonet.report.lines import NO_ATTACK, duration, network, panels, radius
 from sonet.report.page import chart, library, specs, template
 from sonet.report.palette import key
 from sonet.report.record import ModelCard, Record
-from sonet.report.terminal import INCOMPLETE
+from sonet.report.terminal import CHANGES, INCOMPLETE
 
 
 def render(record: Record) -> str:
@@ -32,11 +33,16 @@ def render(record: Record) -> str:
         leaks=leaks,
         steps=steps,
         cards=_cards(record),
+        beside=beside(record),
+        gaps=gaps(record),
+        not_run=not_run(record),
+        network=network,
         static=_static(record) if bars else None,
         specs=specs(charts),
         library=library() if charts else "",
         no_attack=NO_ATTACK,
         incomplete=INCOMPLETE,
+        changes=CHANGES,
     )
 
 
@@ -57,7 +63,7 @@ def _facts(record: Record) -> dict[str, str]:
     radii = sorted({row.eps for row in attacked})
     seeds = {row.seed for row in record.rows} | {card.seed for card in record.models}
     facts = {
-        "data": str(record.data.get("name", "")),
+        "data": str(record.data.get("source") or record.data.get("name", "")),
         "networks": ", ".join(dict.fromkeys(network(row.model, row.objective) for row in record.rows)),
         "seeds": str(len(seeds)) if seeds else "",
         "largest change (eps)": ", ".join(radius(eps) for eps in radii),

@@ -35,7 +35,13 @@ _NAMES = {
     "square": "Square",
     "deepfool": "DeepFool",
     "boundary": "Boundary",
+    "standard": "standard ensemble",
+    "quick": "quick ensemble",
+    "thorough": "thorough ensemble",
+    "ode": "ODE ensemble",
 }
+ENSEMBLE_NAMES = ("standard", "quick", "thorough", "ode")
+"""Rows that are the worst case over several attacks."""
 _LOSSES = {"ce": "CE", "dlr": "DLR"}
 _WITHOUT_GRADIENT = ("spsa", "square", "boundary")
 _NORMS = {"linf": "linf", "l2": "l2", None: ""}
@@ -73,6 +79,12 @@ class Cell:
         return f"[{low:.2f}, {high:.2f}]"
 
     @property
+    def wilson(self) -> str:
+        """The interval to three places, for tables of thousands of images."""
+        low, high = self.right.interval
+        return f"[{low:.3f}, {high:.3f}]"
+
+    @property
     def seeds(self) -> str:
         """Lowest and highest accuracy over seeds, "" where there is one seed only."""
         each = [row.accuracy for row in self.rows]
@@ -92,12 +104,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One attack. attack: "PGD-20, CE"; how: "differentiated, batch 100"; cells: radius -> result."""
+    """One attack. attack: "PGD-20, CE"; how: "differentiated, batch 100"; cells: radius -> result.
+
+    changed: whether it is the reference attack with one thing changed.
+    """
 
     attack: str
     how: str
     kind: str
     cells: dict[float, Cell]
+    changed: bool = False
 
     @property
     def label(self) -> str:
@@ -135,6 +151,12 @@ class Panel:
     @property
     def radii(self) -> list[float]:
         return sorted({eps for line in self.lines for eps in line.cells})
+
+    @property
+    def largest(self) -> float:
+        """The largest radius that was planned for all attacks, and not only to show what another radius does."""
+        planned = [eps for line in self.lines if not line.changed for eps in line.cells]
+        return max(planned or self.radii, default=0.0)
 
 
 def panels(record: Record) -> list[Panel]:
@@ -175,7 +197,8 @@ def _lines(rows: list[Row]) -> list[Line]:
         for step_size, some in _by_step_size(same).items():
             head = some[0]
             cells = {eps: Cell(tuple(cell)) for eps, cell in sorted(_grouped(some, lambda row: row.eps).items())}
-            lines.append((_order(head), Line(_attack(head), _how(head, step_size), _kind(head), cells)))
+            line = Line(_attack(head), _how(head, step_size), _kind(head), cells, bool(head.changed))
+            lines.append((_order(head), line))
     lines.sort(key=lambda pair: pair[0])  # by order alone: lines themselves have none
     return [line for _, line in lines]
 
@@ -192,6 +215,7 @@ def _settings(row: Row) -> tuple[object, ...]:
         row.random_start,
         row.keep,
         row.stage,
+        row.changed,
     )
 
 
@@ -203,8 +227,13 @@ def _by_step_size(rows: list[Row]) -> dict[float | None, list[Row]]:
     return _grouped(rows, lambda row: row.step_size)
 
 
+def attack_name(attack: str, steps: int) -> str:
+    """PGD-20; the name alone where there are no steps."""
+    return _NAMES.get(attack, attack) + (f"-{steps}" if steps else "")
+
+
 def _attack(row: Row) -> str:
-    name = _NAMES.get(row.attack, row.attack) + (f"-{row.steps}" if row.steps else "")
+    name = attack_name(row.attack, row.steps)
     return f"{name}, {_LOSSES.get(row.loss, row.loss)}" if row.loss else name
 
 
@@ -213,9 +242,10 @@ def _how(row: Row, step_size: float | None) -> str:
         row.step_gradient,
         f"batch {row.attack_batch}" if row.attack_batch else None,
         "after those above" if row.stage and row.stage > 1 and row.attack != WORST else None,
-        f"{row.restarts} restarts" if row.restarts > 1 else None,
-        "random start" if row.random_start else None,
-        "best iterate" if row.keep == "best" else None,
+        f"{row.restarts} restarts" if row.restarts > 1 and not row.changed else None,
+        "random start" if row.random_start and not row.changed else None,
+        row.changed or None,
+        "best iterate" if row.keep == "best" else row.keep if row.keep != "last" else None,
         f"step {step_size:.3g}" if step_size is not None else None,
     ]
     return ", ".join(part for part in parts if part)
@@ -229,6 +259,8 @@ def _order(row: Row) -> tuple[object, ...]:
     """Gradient attacks first; cross-entropy before other losses; differentiated before frozen; large batches first."""
     return (
         row.stage or 0,
+        bool(row.changed),
+        row.attack in ENSEMBLE_NAMES,
         row.attack in _WITHOUT_GRADIENT,
         row.attack != "pgd",
         row.attack,
@@ -240,6 +272,7 @@ def _order(row: Row) -> tuple[object, ...]:
         row.restarts,
         row.random_start,
         row.keep or "",
+        row.changed,
         row.step_size or 0.0,
     )
 

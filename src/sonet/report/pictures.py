@@ -27,6 +27,7 @@ class Picture(Entry):
     """
 
     model: str
+    objective: str = "natural"
     seed: int
     attack: str
     eps: float = Field(ge=0)
@@ -52,10 +53,12 @@ class Picture(Entry):
         label: str,
         predicted_clean: str,
         predicted_adversarial: str,
+        objective: str = "natural",
     ) -> Picture:
         """A picture from two images (C, H, W) in [0, 1], C 1 or 3."""
         return cls(
             model=model,
+            objective=objective,
             seed=seed,
             attack=attack,
             eps=eps,

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from sonet.report.environment import Environment
 from sonet.report.pictures import Picture
+from sonet.report.planned import Audited, Planned
 from sonet.report.schema import Entry, JsonObject
 from sonet.types import Proportion
 
@@ -30,7 +31,8 @@ class Row(Entry):
     attack_batch: how many images were attacked together. low, high: 95 % Wilson interval of accuracy.
     seconds: time the attack took. keep: which iterate was used, "last" or "best". zero_gradients: share of samples
     whose gradient was exactly zero at some step. reported: the paper's value, where there is one. stage: place in an
-    ensemble; its accuracy is then what stands under this attack and all before it.
+    ensemble; its accuracy is then what stands under this attack and all before it. changed: the one thing in which it
+    differs from the table's reference attack, in words, of rows that are there to show what that thing does.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Row(Entry):
     zero_gradients: float | None = Field(default=None, ge=0, le=1)
     reported: float | None = Field(default=None, ge=0, le=1)
     stage: int | None = Field(default=None, ge=1)
+    changed: str = ""
     note: str = ""
 
     @model_validator(mode="after")
@@ -93,6 +96,7 @@ class Row(Entry):
         zero_gradients: float | None = None,
         reported: float | None = None,
         stage: int | None = None,
+        changed: str = "",
         note: str = "",
     ) -> Row:
         """A row whose accuracy and interval come from a count of correctly classified images."""
@@ -120,6 +124,7 @@ class Row(Entry):
             zero_gradients=zero_gradients,
             reported=reported,
             stage=stage,
+            changed=changed,
             note=note,
         )
 
@@ -153,6 +158,7 @@ class StepHistogram(Entry):
     """
 
     model: str
+    objective: str = "natural"
     seed: int
     block: str
     accepted: dict[int, int]
@@ -176,6 +182,7 @@ class Leak(Entry):
     """
 
     model: str
+    objective: str = "natural"
     seed: int
     attack_batch: int = Field(ge=1)
     step_gradient: StepGradient
@@ -197,6 +204,7 @@ class Record(Entry):
 
     verdict: one paragraph for a reader who knows nothing of the experiment. command: what to type to repeat it.
     data: `Dataset.describe()`. seconds: the whole run. complete: False while the run is under way or was cut short.
+    planned: every row of the table, run or not. changes: what the table changes from the paper, in sentences.
     """
 
     schema_: Literal["sonet.record/1"] = Field(default=SCHEMA, alias="schema")
@@ -211,6 +219,9 @@ class Record(Entry):
     steps: list[StepHistogram] = Field(default_factory=list)
     leaks: list[Leak] = Field(default_factory=list)
     pictures: list[Picture] = Field(default_factory=list)
+    audits: list[Audited] = Field(default_factory=list)
+    planned: list[Planned] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list)
     seconds: float = Field(ge=0)
     complete: bool
 

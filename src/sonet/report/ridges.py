@@ -12,7 +12,7 @@ from statistics import median
 
 import altair as alt
 
-from sonet.report.lines import KINDS
+from sonet.report.lines import KINDS, network
 from sonet.report.palette import BLUE, COLOURS, INK
 from sonet.report.record import Leak, Record, StepHistogram
 
@@ -25,16 +25,16 @@ _SMALLEST_SHARE = 1e-4
 
 
 def networks_with_steps(record: Record) -> list[str]:
-    return list(dict.fromkeys(entry.model for entry in record.steps))
+    return list(dict.fromkeys(network(entry.model, entry.objective) for entry in record.steps))
 
 
 def networks_with_leaks(record: Record) -> list[str]:
-    return list(dict.fromkeys(entry.model for entry in record.leaks))
+    return list(dict.fromkeys(network(entry.model, entry.objective) for entry in record.leaks))
 
 
 def steps(record: Record, model: str, width: int | str = "container") -> alt.LayerChart:
     """How many steps the solver took in each block of a network; seeds together."""
-    bins, labels = step_rows([entry for entry in record.steps if entry.model == model])
+    bins, labels = step_rows([entry for entry in record.steps if network(entry.model, entry.objective) == model])
     last = max(int(row["steps"]) for row in bins)
     x = alt.X(
         "left:Q",
@@ -84,7 +84,7 @@ def step_rows(entries: list[StepHistogram]) -> tuple[list[dict[str, float | str]
 
 def leaks(record: Record, model: str, width: int | str = "container") -> alt.LayerChart:
     """The share of each sample's gradient that its own loss supplies, on a logarithmic axis; seeds together."""
-    bins, labels = leak_rows([entry for entry in record.leaks if entry.model == model])
+    bins, labels = leak_rows([entry for entry in record.leaks if network(entry.model, entry.objective) == model])
     smallest = 10 ** math.floor(math.log10(min(float(row["left"]) for row in bins)) + 1e-9)
     x = alt.X(
         "left:Q",

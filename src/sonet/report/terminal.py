@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sonet.report.lines import NO_ATTACK, Cell, Line, Panel, panels, radius
+from sonet.report.comparison import Beside, beside, gaps, not_run
+from sonet.report.lines import NO_ATTACK, Cell, Line, Panel, network, panels, radius
 from sonet.report.record import Record
 
 _WIDTH = 100
 _RADII = 3
 """Radii side by side: an attack's name and three results fit 100 columns; more radii go to a further table."""
 
+CHANGES = "What this table changes from the paper:"
 INCOMPLETE = "This run is not complete: it is under way or was cut short. The numbers below are those it had so far."
 
 
@@ -28,12 +30,61 @@ def show(record: Record, console: Console | None = None) -> None:
     console.print(_text(record.verdict, console, "bold"))
     if not record.complete:
         console.print(_text(INCOMPLETE, console, "yellow"))
-    for table in tables(record):
+    for table in [*_of_the_whole(record), *tables(record)]:
         console.print()
         console.print(table)
+    for sentence in map(str, gaps(record)):
+        console.print(_text(f"\n{sentence}", console, ""))
+    if source := _source(record):
+        console.print(_text(f"\nData: {source}.", console, ""))
+    if record.changes:
+        console.print(_text(f"\n{CHANGES} " + " ".join(record.changes), console, ""))
     if record.rows:
         console.print()
         console.print(_text("Accuracy, 95 % Wilson interval of all seeds' images together.", console, "dim"))
+    if missing := not_run(record):
+        console.print(_text(f"Not run: {', '.join(missing)}.", console, "dim"))
+
+
+def _source(record: Record) -> str:
+    """Where the images are from, of a table that stands beside another: they may not be the same."""
+    return str(record.data.get("source", "")) if beside(record) else ""
+
+
+def _of_the_whole(record: Record) -> list[Table]:
+    """The table beside the paper's, and the audits' verdicts, where there are any."""
+    found = []
+    if lines := beside(record):
+        found.append(_paper_table(lines))
+    if record.audits:
+        table = _plain_table("Audits")
+        for name in ("network", "threat", "seed", "verdict", "plain", "all", "images"):
+            table.add_column(name, justify="right" if name in ("seed", "plain", "all", "images") else "left")
+        for one in record.audits:
+            left = ("" if count is None else f"{count / one.n:.2f}" for count in (one.plain, one.worst))
+            who = network(one.model, one.objective)
+            table.add_row(who, one.threat, str(one.seed), Text(one.verdict, "bold"), *left, str(one.n))
+        found.append(table)
+    return found
+
+
+def _paper_table(lines: list[Beside]) -> Table:
+    table = _plain_table("Beside the paper")
+    table.add_column("attack")
+    for name in ("here", "paper", "n", "seeds", "training", "attack"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "here" else "right")
+    before = ""
+    for line in lines:
+        if line.network != before:
+            table.add_row(Text(line.network, "bold"), "", "", "", "", line.training)
+            before = line.network
+        here = Text(line.here, "bold" if line.ours else "dim")
+        table.add_row(f"  {line.attack}", here, f"{line.paper:.3f}", line.n, line.seeds, "", line.attacking)
+    return table
+
+
+def _plain_table(title: str) -> Table:
+    return Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def tables(record: Record) -> list[Table]:
@@ -46,7 +97,7 @@ def tables(record: Record) -> list[Table]:
 
 
 def _table(panel: Panel, radii: list[float]) -> Table:
-    table = Table(title=Text(panel.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = _plain_table(panel.title)
     table.add_column("attack", min_width=12, overflow="fold")
     table.add_column("images", justify="right", no_wrap=True)
     for eps in radii:

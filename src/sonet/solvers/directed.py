@@ -23,9 +23,13 @@ class Directed:
         self.own = own_gradient(field, state) if direction > 0 else None
 
     def lay_out(self, state: State) -> State:
-        """The state as the field wants it in memory."""
+        """The state as the field wants it in memory.
+
+        As usual where the field does not differentiate itself: PyTorch's GroupNorm crashes in the gradient of its
+        weights if its input is channels last and needs no gradient of its own (2.13, on the CPU).
+        """
         if self.own is None:
-            return state
+            return tuple(part.contiguous() for part in state)
         return tuple(part.contiguous(memory_format=torch.channels_last) for part in state)
 
     def __call__(self, s: Tensor, state: State) -> State:

@@ -71,7 +71,11 @@ def integrate(
             _fixed(f, those, solver, span, ledger)
         else:
             _adaptive(f, those, solver, span, ledger)
-    return ledger.solution()
+    found = ledger.solution()
+    if torch.is_grad_enabled() and not any(part.requires_grad for part in found.state):
+        # PyTorch's GroupNorm crashes on channels last where its weight wants a gradient and its input none.
+        found = replace(found, state=tuple(part.contiguous() for part in found.state))
+    return found
 
 
 def _fixed(field: Field, those: Underway, solver: Fixed, span: float, ledger: Ledger) -> None:

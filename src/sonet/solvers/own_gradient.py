@@ -110,7 +110,8 @@ def by_autograd(
     # The pass forwards was not cast either, or there were no kernels in it.
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         aliases = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(inputs, needed, strict=True)]
-        made = again(*aliases)
+        # Laid out as usual: batches of gradients cannot pass through channels last.
+        made = again(*(alias.contiguous() for alias in aliases))
     pairs = [(value, grad) for value, grad in zip(made, grads, strict=True) if grad is not None and value.requires_grad]
     asked = [alias for alias, need in zip(aliases, needed, strict=True) if need]
     found = iter(

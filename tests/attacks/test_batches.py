@@ -31,7 +31,8 @@ SHORT: dict[str, Attack] = {
 
 
 def small_sonet(solver: Adaptive) -> nn.Module:
-    model = build("sonet", seed=3, channels=2, blocks=(1,), strides=(1,), classes=3, solver=solver)
+    # With fewer channels than colours a colour reaches nothing, and rounding alone gives its gradient a sign.
+    model = build("sonet", seed=3, channels=3, blocks=(1,), strides=(1,), classes=3, solver=solver)
     return model.double().eval()
 
 

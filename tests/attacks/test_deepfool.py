@@ -299,7 +299,11 @@ def test_a_gradient_that_says_nothing_is_reported(kind: str) -> None:
     assert torch.isfinite(result.adversarial).all()
     assert result.minimum is not None
     if kind == "one candidate":
-        assert torch.isfinite(result.minimum).all()  # by way of the other
+        # By way of the other, whose slope lacks the label's part: each step closes a part of the gap, so the search
+        # comes to the boundary, and across it or to within rounding of it.
+        gap = result.loss.nan_to_num(-torch.inf).amax(0)
+        assert (torch.isfinite(result.minimum) | (gap > -1e-12)).all()
+        assert torch.isfinite(result.minimum).any()
     else:
         assert torch.isinf(result.minimum).all()
         assert torch.equal(result.adversarial, x)

@@ -29,14 +29,8 @@ def apart(rival: str, network: str, work: str, batch: int, threads: int) -> Iter
     """A call that has the rival do its work once, over there, and waits for it."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    before = os.environ.get("SONET_KERNELS")
-    os.environ["SONET_KERNELS"] = "off"
     process = context.Process(target=_serve, args=(there, rival, network, work, batch, threads), daemon=True)
     process.start()
-    if before is None:
-        del os.environ["SONET_KERNELS"]
-    else:
-        os.environ["SONET_KERNELS"] = before
 
     def once() -> None:
         here.send(True)
@@ -50,6 +44,7 @@ def apart(rival: str, network: str, work: str, batch: int, threads: int) -> Iter
 
 
 def _serve(connection: Connection, rival: str, network: str, work: str, batch: int, threads: int) -> None:
+    os.environ["SONET_KERNELS"] = "off"
     torch.set_num_threads(threads)
     model, images = ready(RIVALS[rival](network), work), inputs(batch)
     while connection.recv():

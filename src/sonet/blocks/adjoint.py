@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
 
 from torch import Tensor, nn
 
-from sonet.blocks.ode import ODEBlock, ode_blocks
+from sonet.blocks.meanwhile import solving_by
+from sonet.blocks.ode import ODEBlock
 from sonet.solvers import Solution, integrate_adjoint
 
 
@@ -24,24 +24,9 @@ def adjoint_gradients(model: nn.Module, *, weights: bool = False) -> Iterator[No
     A backward pass after the end of the context is still the adjoint's, if the forward pass was inside. A copy of the
     model made inside keeps solving so.
     """
-    blocks = ode_blocks(model).values()
-    if not blocks:
-        raise ValueError(
-            f"adjoint_gradients: expected a model with ODE blocks, got {type(model).__name__} without any. "
-            "There is no solve whose gradient could change; for torchdiffeq's solves use steer_odeint(adjoint=True)."
-        )
-    before = {block: vars(block).get("solve") for block in blocks}
-    for block in blocks:
-        # A bound method, so that a copy of the block solves with what it copied.
-        vars(block)["solve"] = MethodType(_solving(weights), block)
-    try:
+    instead = "There is no solve whose gradient could change; for torchdiffeq's solves use steer_odeint(adjoint=True)."
+    with solving_by(model, _solving(weights), "adjoint_gradients", instead):
         yield
-    finally:
-        for block, solve in before.items():
-            if solve is None:
-                del vars(block)["solve"]
-            else:
-                vars(block)["solve"] = solve
 
 
 def _solving(weights: bool) -> Callable[[ODEBlock, Tensor], Solution]:

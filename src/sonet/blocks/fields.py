@@ -71,10 +71,14 @@ class SkewConv(nn.Module):
 
     def transpose(self, y: Tensor, size: tuple[int, int]) -> Tensor:
         """K^T * y: (N, C_out, H', W') -> (N, C_in, *size); <K z, y> = <z, K^T y> for every z of that size."""
-        kernel = self.kernel.shape[-1]
-        # Without padding the transposed convolution reaches (H' - 1) stride - 2 + kernel rows.
-        short = [n - ((m - 1) * self.stride - 2 + kernel) for n, m in zip(size, y.shape[-2:], strict=True)]
+        short = self.output_padding(y, size)
         return F.conv_transpose2d(y, self.kernel, stride=self.stride, padding=1, output_padding=short)
+
+    def output_padding(self, y: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+        """What K^T * y lacks of `size`: without padding it reaches (H' - 1) stride - 2 + kernel rows."""
+        kernel = self.kernel.shape[-1]
+        down, right = (n - ((m - 1) * self.stride - 2 + kernel) for n, m in zip(size, y.shape[-2:], strict=True))
+        return down, right
 
     def own_gradient(self, state: State) -> SkewGradient | None:
         """Its derivative by hand, where kernels for it are at hand and nobody watches the field; see `kernels`."""

@@ -39,11 +39,11 @@ class ODEBlock(nn.Module):
         self.name = "ODEBlock"
         self.listeners: list[Listener] = []
 
-    def solve(self, x: Tensor) -> Solution:
-        """The whole solution, with its per-sample statistics."""
+    def solve(self, x: Tensor, *, recompute: bool = False) -> Solution:
+        """The whole solution, with its per-sample statistics; `recompute` as in `integrate`."""
         # A tied kernel is the same throughout a solve.
         field = self.field.tie() if isinstance(self.field, TiedField) else self.field
-        return integrate(field, self.lift(x), self.solver, name=self.name)
+        return integrate(field, self.lift(x), self.solver, recompute=recompute, name=self.name)
 
     def forward(self, x: Tensor) -> Tensor:
         solution = self.solve(x)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
 
 from torch import Tensor, nn
 
-from sonet.blocks.ode import ODEBlock, ode_blocks
-from sonet.blocks.tied import TiedField
-from sonet.solvers import Solution, integrate
+from sonet.blocks.meanwhile import solving_by
+from sonet.blocks.ode import ODEBlock
+from sonet.solvers import Solution
 
 
 @contextmanager
@@ -29,26 +28,10 @@ def recomputed(model: nn.Module) -> Iterator[None]:
     Errors: ValueError for a model without an `ODEBlock`. autograd's RuntimeError in a backward pass if weights of a
     field were changed in place since the forward pass.
     """
-    blocks = ode_blocks(model).values()
-    if not blocks:
-        raise ValueError(
-            f"recomputed: expected a model with ODE blocks, got {type(model).__name__} without any. "
-            "There is no solve to make again; for other layers use torch.utils.checkpoint."
-        )
-    before = {block: vars(block).get("solve") for block in blocks}
-    for block in blocks:
-        # A bound method, so that a copy of the block solves with what it copied.
-        vars(block)["solve"] = MethodType(_solve, block)
-    try:
+    instead = "There is no solve to make again; for other layers use torch.utils.checkpoint."
+    with solving_by(model, _solve, "recomputed", instead):
         yield
-    finally:
-        for block, solve in before.items():
-            if solve is None:
-                del vars(block)["solve"]
-            else:
-                vars(block)["solve"] = solve
 
 
 def _solve(block: ODEBlock, x: Tensor) -> Solution:
-    field = block.field.tie() if isinstance(block.field, TiedField) else block.field
-    return integrate(field, block.lift(x), block.solver, recompute=True, name=block.name)
+    return ODEBlock.solve(block, x, recompute=True)

@@ -70,10 +70,8 @@ class SkewGradient:
     def ahead(
         self, y: State, h: Tensor, row: Sequence[float], stages: Sequence[State], *, weights: bool, keep: bool
     ) -> tuple[State, State, State]:
-        used = [(a, stage) for a, stage in zip(row, stages, strict=True) if a]
-        factors = [a for a, _ in used]
         (x, *of_y), (w, *of_z) = (
-            sum_norm(part, h, [k[i] for _, k in used], factors, n.weight, n.bias, n.groups, n.eps, keep=keep)
+            sum_norm(part, h, [k[i] for k in stages], row, n.weight, n.bias, n.groups, n.eps, keep=keep)
             for i, (part, n) in enumerate(zip(y, self.norms, strict=False))
         )
         slope, kept = self._of_normed((of_y[0], of_y[1], of_y[2]), (of_z[0], of_z[1], of_z[2]), weights)
@@ -152,13 +150,11 @@ def skew_gradient(field: SkewConv, state: State) -> SkewGradient | None:
         return None
     if (y.shape[1], z.shape[1]) != tuple(weight.shape[:2]) or len(y) != len(z):
         return None  # the plain path says what is wrong
-    size = weight.shape[-1]
-    # Without padding the transposed convolution reaches (H' - 1) stride - 2 + kernel rows.
-    down, right = (n - ((m - 1) * field.stride - 2 + size) for n, m in zip(z.shape[-2:], y.shape[-2:], strict=True))
+    short = field.output_padding(y, (z.shape[-2], z.shape[-1]))
     one, two, three, four = norms
     kernel = channels_last(weight.detach())
     narrow = narrow_kernel(weight.detach(), y.shape[-1]) if field.stride == 1 else None
-    return SkewGradient(weight, kernel, (one, two, three, four), field.stride, (down, right), narrow)
+    return SkewGradient(weight, kernel, (one, two, three, four), field.stride, short, narrow)
 
 
 def _norm(layer: nn.Module, part: Tensor, sign: float, slope: float) -> Norm | None:

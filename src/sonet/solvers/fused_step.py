@@ -76,12 +76,13 @@ def _forward(
     stages, inputs, kept = [slope], [], []
 
     def reach(row: Sequence[float]) -> State:
-        used = [(a, stage) for a, stage in zip(row, stages, strict=False) if a]
-        return tuple(weighted_sum(y[p], h, [k[p] for _, k in used], [a for a, _ in used]) for p in parts)
+        terms, factors = used(row, stages)
+        return tuple(weighted_sum(y[p], h, [k[p] for k in terms], factors) for p in parts)
 
     for i, row in enumerate(tableau.a, start=2):
         last = i == tableau.stages and tableau.fsal
-        x, stage, some = task.own.ahead(y, h, row, stages, weights=weights, keep=keep or last)
+        before, factors = used(row, stages)
+        x, stage, some = task.own.ahead(y, h, factors, before, weights=weights, keep=keep or last)
         inputs.append(x)
         stages.append(stage)
         kept.append(some)

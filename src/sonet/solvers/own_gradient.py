@@ -27,7 +27,10 @@ class OwnGradient(Protocol):
     def ahead(
         self, y: State, h: Tensor, row: Sequence[float], stages: Sequence[State], *, weights: bool, keep: bool
     ) -> tuple[State, State, State]:
-        """`evaluate` at x = y + h sum_j row_j stages_j, after x itself, which is () unless it is to be kept."""
+        """`evaluate` at x = y + h sum_j row_j stages_j, after x itself, which is () unless it is to be kept.
+
+        No weight of the row is 0.
+        """
 
     def pull(self, state: State, kept: State, grad: State, *, weights: bool) -> tuple[State, State]:
         """From the slope's gradient to those of the state and, with `weights`, of the parameters (else none)."""

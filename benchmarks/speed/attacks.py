@@ -11,7 +11,7 @@ computation, image by image and step by step (compared in float64 first, void wh
 `default` do less work, and are rows of their own. Each side is judged on the network that it attacked.
 
 Seconds are of the call as its user makes it: ours checks its input and judges its result twice, foolbox judges once.
-Sides take turns, batch by batch. What is done is kept under --runs, a file a side and batch, and not done again: after
+Sides take turns, call by call. What is done is kept under --runs, a file a side and call, and not done again: after
 changing the code under test give another --runs.
 """
 
@@ -46,14 +46,19 @@ SMALL: dict[str, Any] = {"channels": 8, "blocks": (1, 1), "solver": OWN_STEPS}
 NETWORKS = (
     Network("digits", "digits", "sonet", SMALL | {"strides": (1, 2)}, TRAINING, (Linf(0.1),)),
     Network("mnist", "mnist-part.npz", "sonet", SMALL | {"strides": (2, 2)}, TRAINING, (Linf(0.1),)),
+    Network("mnist-16", "mnist-part.npz", "sonet", SMALL | {"channels": 16, "strides": (2, 2)}, TRAINING, (Linf(0.1),)),
 )
 SLACK = 1e-5
-BATCHES = {"pgd": 100, "standard": 50}
-IMAGES = {"pgd": 1000, "standard": 100}
+BATCHES = {"pgd": 100, "standard": 250}  # images in a pass through the network
+CALLS = {
+    "pgd": 500,
+    "standard": 250,
+}  # images handed over at once; others move up for those that fell
+IMAGES = 1000
 
 
 class Pieces:
-    """The finished pieces under --runs: a side on a batch, whole or not at all, of one setting on one machine."""
+    """The finished pieces under --runs: a side in a call, whole or not at all, of one setting on one machine."""
 
     def __init__(self, folder: Path, setting: dict[str, Any]) -> None:
         self.folder = folder
@@ -73,7 +78,7 @@ class Pieces:
 
 
 def compare(family: str, network: Network, model: nn.Module, test: Split, budget: Budget, runs: Path) -> Iterator[Row]:
-    """A row for each of our sides, once every side has attacked every batch."""
+    """A row for each of our sides, once every side has attacked every image."""
     rival, mine = FAMILIES[family]
     sides = (rival, *mine)
     here = environment()
@@ -81,6 +86,7 @@ def compare(family: str, network: Network, model: nn.Module, test: Split, budget
         "network": network.name,
         "weights": _fingerprint(model),
         "eps": budget.eps,
+        "call": CALLS[family],
         "batch": budget.batch,
         "seed": budget.seed,
         "threads": torch.get_num_threads(),
@@ -90,9 +96,9 @@ def compare(family: str, network: Network, model: nn.Module, test: Split, budget
     pieces = Pieces(runs / f"{family}-{network.name}-{budget.batch}-{budget.seed}", setting)
     done: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     prepared = {side.name: side.prepare(model) for side in sides}
-    starts = range(0, len(test), budget.batch)
-    for number, start in enumerate(starts):
-        images, labels = test.images[start : start + budget.batch], test.labels[start : start + budget.batch]
+    for number, start in enumerate(range(0, len(test), CALLS[family])):
+        call = slice(start, start + CALLS[family])
+        images, labels = test.images[call], test.labels[call]
         for turn in range(len(sides)):
             side = sides[(number + turn) % len(sides)]
             piece = pieces.get(side, start)
@@ -145,7 +151,7 @@ def iterates_differ(model: nn.Module, images: Images, labels: Labels, budget: Bu
 
 
 def _figures(mine: list[dict[str, Any]], other: list[dict[str, Any]]) -> dict[str, Any]:
-    """ratio: all seconds of the rival over all of ours; low, high: of the batches."""
+    """ratio: all seconds of the rival over all of ours; low, high: of the calls."""
     pairs = sorted(b["seconds"] / a["seconds"] for a, b in zip(mine, other, strict=True))
     found: dict[str, Any] = {}
     for who, pieces in (("ours", mine), ("other", other)):
@@ -180,7 +186,7 @@ def main() -> None:
     arguments(parser)
     parser.add_argument("--runs", type=Path, required=True, help="folder for trained networks and finished pieces")
     parser.add_argument("--data-dir", type=Path, help="folder with mnist-part.npz; without it MNIST is left out")
-    parser.add_argument("--images", type=int, help="test images; default 1000 for PGD, 100 for standard, or all")
+    parser.add_argument("--images", type=int, help="test images; default 1000, or all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="PGD on 100 digits")
     args = parse(parser)
@@ -196,7 +202,7 @@ def main() -> None:
                 print(f"{network.name}: left out, no --data-dir was given")
                 continue
             model = trained(network, data, args.runs / "weights")
-            images = 100 if args.quick else args.images or IMAGES[family]
+            images = 100 if args.quick else args.images or IMAGES
             budget = Budget(network.threats[0].eps, BATCHES[family], args.seed)
             test = data.test.take(min(images, len(data.test)))
             try:

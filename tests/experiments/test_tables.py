@@ -21,7 +21,7 @@ def table(**changes: Any) -> Plan:
 
 
 def test_every_plan_can_be_read_and_its_cells_told_apart() -> None:
-    assert {"digits", "mnist", "cifar10", "cifar10-short"} <= plans().keys()
+    assert {"digits", "mnist", "cifar10", "cifar10-short", "cifar10-small"} <= plans().keys()
     for name in plans():
         cells = lay_out(load_plan(name))
         assert len({cell.key for cell in cells}) == len({cell.label for cell in cells}) == len(cells), name
@@ -55,12 +55,14 @@ def test_every_figure_of_the_paper_meets_its_attack() -> None:
                 assert (figure.attack, figure.steps, figure.norm, figure.eps) in made
 
 
-def test_the_short_table_says_what_it_changes() -> None:
-    plan = load_plan("cifar10-short")
+@pytest.mark.parametrize("name", ["cifar10-short", "cifar10-small"])
+def test_a_shortened_table_says_what_it_changes(name: str) -> None:
+    plan = load_plan(name)
     assert plan.changes
     assert all(sentence.endswith(".") for sentence in (*plan.changes, *plan.reasons))
-    assert str(plan.training.epochs) in plan.changes[0]
-    assert str(plan.images) in plan.changes[1]
+    said = " ".join(plan.changes)
+    for number in (plan.training.epochs, plan.images, *plan.attacks.steps):
+        assert f" {number} " in said
 
 
 def test_rows_are_networks_times_objectives() -> None:

@@ -17,6 +17,7 @@ from sonet.publishing.card import render_card, without_places
 from sonet.publishing.config import PublicConfig
 from sonet.publishing.publication import read_publication
 from sonet.report import AuditRecord, CertificateRecord, Record, Row
+from sonet.report.planned import Audited
 from sonet.training import load_checkpoint
 from sonet.types import Proportion
 
@@ -110,6 +111,25 @@ def test_of_an_experiment_only_this_network(run: Path, config: PublicConfig) -> 
     card = render(config, reproduced(run))
     assert [row[4] for row in cells(section(card, "Accuracy under attack"))] == ["0.140"]
     assert "resnet10" not in card
+
+
+def test_an_audit_within_a_table_is_told_as_one(run: Path, config: PublicConfig) -> None:
+    table = reproduced(run)
+    mine = table.models[-1]
+    known: dict[str, Any] = {"model": mine.model, "objective": mine.objective, "seed": mine.seed}
+    known |= {"threat": "linf:0.1", "n": 64, "seconds": 1.0}
+    found = Audited(**known, verdict="masked", natural=60, plain=48, worst=16, cause="The step.", summary="48, all 16.")
+    others = [found.model_copy(update={"model": "resnet10", "plain": 0}), found.model_copy(update={"seed": 99})]
+    card = render(config, table.model_copy(update={"audits": [*others, found]}))
+    audit = section(card, "Audit")
+    assert audit.count("Masked.") == 1
+    assert "48, all 16." in audit
+    assert "The step." in audit
+    assert [row[4] for row in cells(audit)] == ["0.938", "0.750", "0.250"]
+    assert "the audit" not in section(card, "Limits")
+    assert [row[2] for row in cells(section(card, "Natural accuracy"))][-1] == "0.938"
+    refused = found.model_copy(update={"natural": None, "plain": None, "worst": None, "verdict": "inconclusive"})
+    assert not cells(section(render(config, table.model_copy(update={"audits": [refused]})), "Audit"))
 
 
 def test_verdicts_are_the_audit_s_and_never_another_word(run: Path, config: PublicConfig) -> None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from sonet.models import parse_config
 from sonet.publishing.config import WEIGHTS, PublicConfig
 from sonet.publishing.errors import PublicationError
-from sonet.report import AnyRecord, Record, Row
+from sonet.report import AnyRecord, ModelCard, Record, Row
+from sonet.report.planned import Audited
 
 _REMEDY = "Make a record of this network, or publish the run that the record is of."
 
@@ -43,14 +44,30 @@ def rows_of(record: Record, config: PublicConfig, where: str) -> list[Row]:
     """The rows of this network; all of them where the record is of one network alone. Errors: as `check_belongs`."""
     if not record.models:
         return record.rows
+    named = _named(_card(record, config, where))
+    return [row for row in record.rows if (row.model, row.seed, row.objective) == named]
+
+
+def audits_of(record: Record, config: PublicConfig, where: str) -> list[Audited]:
+    """A table's audits of this network. Errors: as `check_belongs`."""
+    if not record.audits:
+        return []
+    named = _named(_card(record, config, where))
+    return [one for one in record.audits if (one.model, one.seed, one.objective) == named]
+
+
+def _named(card: ModelCard) -> tuple[str, int, str]:
+    return card.model, card.seed, card.objective
+
+
+def _card(record: Record, config: PublicConfig, where: str) -> ModelCard:
     near = "none with these options and this seed"
     for card in record.models:
         if card.seed != config.training.seed or _differences(card.config, config.model):
             continue
         near = _other_training(record, card.epochs, card.train_seconds, config)
         if not near:
-            named = (card.model, card.seed, card.objective)
-            return [row for row in record.rows if (row.model, row.seed, row.objective) == named]
+            return card
     said = ", ".join(f"{card.model} of seed {card.seed}" for card in record.models[:4])
     raise PublicationError(
         f"{where}: got a record of {said}{' and others' if len(record.models) > 4 else ''}, expected this "

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from sonet.publishing.belongs import audits_of
 from sonet.publishing.config import PublicConfig
-from sonet.publishing.figures import Figure, of_record, of_training
+from sonet.publishing.figures import Figure, of_audit, of_record, of_training
 from sonet.publishing.markdown import Raw, template
 from sonet.publishing.metadata import BOUND, front_matter
-from sonet.report import AnyRecord, AuditRecord, CertificateRecord, audit_words
+from sonet.report import AnyRecord, AuditRecord, CertificateRecord, Record, audit_words
+from sonet.report.planned import Audited
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def render_card(
     sections = [_section(record, config) for record in records]
     figures = [*of_training(config), *(figure for section in sections for figure in section.figures)]
     attacks = [section for section in sections if any(figure.kind == "attack" for figure in section.figures)]
-    audits = [section for section in sections if isinstance(section.record, AuditRecord)]
+    audits = [part for section in sections for part in _audits(section, config)]
     certificates = [section for section in sections if isinstance(section.record, CertificateRecord)]
     natural = [figure for figure in figures if figure.kind == "natural"]
     parts = {
@@ -66,9 +69,7 @@ def render_card(
 
 def _section(record: AnyRecord, config: PublicConfig) -> Section:
     if isinstance(record, AuditRecord):
-        said = [f"{audit_words.VERDICTS[record.verdict]}.", record.summary]
-        if record.verdict == "no masking found" and "Popovic" not in record.summary:
-            said.append(audit_words.NO_PROOF)
+        said = _verdict(record)
         said += [f"{finding.title}: {finding.measured}" for finding in audit_words.decisive(record)]
         said += [record.cause] if record.cause else []
     elif isinstance(record, CertificateRecord):
@@ -79,6 +80,22 @@ def _section(record: AnyRecord, config: PublicConfig) -> Section:
     version = record.environment.versions.get("sonet", "of unknown version")
     seed = f", seed {record.settings['seed']} of the attacks" if isinstance(record.settings.get("seed"), int) else ""
     return Section(record, of_record(record, config), said, without_places(record.command), version, seed)
+
+
+def _audits(section: Section, config: PublicConfig) -> Iterator[Section]:
+    """An audit's record itself, and the audits of this network that a table ran."""
+    record = section.record
+    if isinstance(record, AuditRecord):
+        yield section
+    elif isinstance(record, Record):
+        for found in audits_of(record, config, record.title):
+            said = [*_verdict(found), *([found.cause] if found.cause else [])]
+            yield replace(section, figures=of_audit(found, record), said=said)
+
+
+def _verdict(found: AuditRecord | Audited) -> list[str]:
+    said = [f"{audit_words.VERDICTS[found.verdict]}.", found.summary]
+    return said + [audit_words.NO_PROOF] * (found.verdict == "no masking found" and "Popovic" not in found.summary)
 
 
 def _curve(section: Section) -> list[tuple[Figure, Figure | None]]:

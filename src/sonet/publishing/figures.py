@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sonet.publishing.belongs import rows_of
+from sonet.publishing.belongs import audits_of, rows_of
 from sonet.publishing.config import PublicConfig
 from sonet.report import AnyRecord, AuditRecord, CertificateRecord, Count, Record
 from sonet.report.lines import panels
+from sonet.report.planned import Audited
 from sonet.types import Proportion
+
+PLAIN, WORST = "plain attacks, on the network's own gradient", "all attacks of the audit"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def of_training(config: PublicConfig) -> list[Figure]:
 def of_record(record: AnyRecord, config: PublicConfig) -> list[Figure]:
     """Every accuracy of this network in a record that belongs to it."""
     if isinstance(record, Record):
-        return list(_attacked(record, config))
+        tabled = audits_of(record, config, record.title)
+        return [*_attacked(record, config), *(figure for found in tabled for figure in of_audit(found, record))]
     return list(_audited(record, config) if isinstance(record, AuditRecord) else _certified(record, config))
 
 
@@ -78,10 +82,27 @@ def _attacked(record: Record, config: PublicConfig) -> Iterator[Figure]:
             )
 
 
+def of_audit(found: Audited, record: Record) -> list[Figure]:
+    """The accuracies of a table's audit; none where it refused the network."""
+    data, told = str(record.data.get("name", "")), []
+    for kind, what, count in (
+        ("natural", "no attack", found.natural),
+        ("audit", PLAIN, found.plain),
+        ("audit", WORST, found.worst),
+    ):
+        if count is not None:
+            left, threat = Proportion(count, found.n), "" if kind == "natural" else found.threat
+            low, high = left.interval
+            told.append(
+                Figure(kind, what, data, found.n, left.value, low, high, found.seed, threat=threat, source=record.title)
+            )
+    return told
+
+
 def _audited(record: AuditRecord, config: PublicConfig) -> Iterator[Figure]:
     yield _count(record, config, record.natural, "natural", "no attack", "")
-    yield _count(record, config, record.plain, "audit", "plain attacks, on the network's own gradient", record.threat)
-    yield _count(record, config, record.worst, "audit", "all attacks of the audit", record.threat)
+    yield _count(record, config, record.plain, "audit", PLAIN, record.threat)
+    yield _count(record, config, record.worst, "audit", WORST, record.threat)
 
 
 def _certified(record: CertificateRecord, config: PublicConfig) -> Iterator[Figure]:

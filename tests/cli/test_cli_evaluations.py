@@ -111,6 +111,13 @@ def test_one_attack_writes_nothing_unless_asked_to(run: Runner, trained: Path) -
     assert "units/fgsm-0000.safetensors" in seen(Path("evidence"))
 
 
+def test_the_record_says_how_it_was_attacked(run: Runner, trained: Path) -> None:
+    options = ("--set", "random_start=true", "--seed", 3, "--batch-size", 8, "--judge-batch", 4, "--out", "evidence")
+    run("attack", trained / "resnet", "--threat", "linf:0.05", "--set", "steps=1", "--images", 8, *options)
+    said = json.loads(Path("evidence/record.json").read_text())["settings"]
+    assert {"attack": "pgd", "seed": 3, "batch_size": 8, "judge_batch": 4, "budget": None}.items() <= said.items()
+
+
 def test_a_run_named_by_a_dot_gives_the_folder_its_name(
     run: Runner, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

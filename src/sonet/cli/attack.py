@@ -124,7 +124,9 @@ def attack(
                 command=shlex.join(["sonet", *sys.argv[1:]]),
                 data=victim.data.describe(),
                 classes=victim.data.classes,
-                settings=victim.about | given | {"judge_batch": judged, "budget": seconds},
+                settings=victim.about
+                | given
+                | {"attack": name, "batch_size": batch_size, "judge_batch": judged, "budget": seconds, "seed": seed},
                 device=victim.device,
             )
             write_evaluation(found, record, folder)

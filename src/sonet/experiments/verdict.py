@@ -69,8 +69,9 @@ def _of(entries: Sequence[E], model: str, objective: str) -> list[E]:
 def _headline(found: list[_Finding]) -> list[str]:
     masked = ", ".join(finding.model for finding in found if finding.masked)
     clean = ", ".join(finding.model for finding in found if finding.masked is False)
-    parts = [f"masked in {masked}"] * bool(masked) + [f"no masking found in {clean}"] * bool(clean)
-    return [f"Accuracy under attack is {'; '.join(parts)}." if masked else f"There is {parts[0]}."] if parts else []
+    if not masked:
+        return [f"No masking was found in {clean}."] * bool(clean)
+    return [f"Accuracy under attack is masked in {masked}{f'; no masking found in {clean}' if clean else ''}."]
 
 
 def _cause(found: list[_Finding]) -> list[str]:

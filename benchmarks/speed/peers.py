@@ -37,7 +37,7 @@ def by_torchdiffeq(model: nn.Module, tolerance: float = TOLERANCE) -> nn.Module:
     """A copy whose blocks call `odeint`, as its users do: dopri5, the state a tuple."""
 
     def forward(block: ODEBlock, x: Tensor) -> Tensor:
-        times = torch.tensor([0.0, 1.0], dtype=x.dtype)
+        times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
         state = odeint(
             lambda t, y: block.field(t.expand(len(x)), y), block.lift(x), times, rtol=tolerance, atol=tolerance
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latest import LATEST, Row
-from tables import attacks, cost, memory
+from tables import attacks, cost, epoch, memory
 
 from sonet.report.write import write_whole
 
@@ -51,6 +51,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "<!-- figures: benchmarks/speed/memory.py -->": memory,
     "<!-- figures: benchmarks/speed/cost.py -->": cost,
     "<!-- figures: benchmarks/speed/attacks.py -->": attacks,
+    "<!-- figures: benchmarks/speed/epoch.py -->": epoch,
 }
 """By the mark above it."""
 

@@ -62,6 +62,17 @@ def attacks(latest: dict[str, Any]) -> str:
     return _table(latest, f"| {columns} |", lines)
 
 
+def epoch(latest: dict[str, Any]) -> str:
+    """A line a device."""
+    lines = [
+        f"| {row['name'].split('/')[1]} | {row['device']} | {row['batch']} | {row['ours_seconds']:.1f} "
+        f"| {row['other_seconds']:.1f} | {row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}] | {row['n']} |"
+        for row in _rows(latest, "epoch/")
+    ]
+    columns = "network | device | batch | ours, s an epoch | torchdiffeq, s an epoch | torchdiffeq over ours | n"
+    return _table(latest, f"| {columns} |", lines)
+
+
 def _rows(latest: dict[str, Any], start: str) -> Iterator[Row]:
     return (row for row in latest["rows"] if row["name"].startswith(start))
 

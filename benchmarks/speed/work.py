@@ -45,7 +45,7 @@ def ready(model: nn.Module, work: str) -> nn.Module:
 
 
 def _labels(images: Tensor) -> Tensor:
-    return torch.arange(len(images)) % 10
+    return torch.arange(len(images), device=images.device) % 10
 
 
 @dataclass(frozen=True)

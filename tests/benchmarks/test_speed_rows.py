@@ -9,6 +9,7 @@ from typing import Any
 import latest as rows_of
 import pytest
 import torch
+from epoch import measure
 from fit import STRAIGHT, polynomial, verdict
 from kept import kept
 from latest import Latest
@@ -143,13 +144,27 @@ ATTACK = {
     "ours_interval": [0.05, 0.25],
     "other_interval": [0.05, 0.25],
 }
+EPOCH = {
+    **row("epoch/sonet-64/a GPU"),
+    "device": "a GPU",
+    "batch": 128,
+    "ours_seconds": 9.25,
+    "other_seconds": 92.5,
+}
+
+
+def test_an_epoch_is_a_step_times_its_steps() -> None:
+    found = measure(torch.device("cpu"), channels=4, batch_size=2, steps=1)
+    assert found["name"] == "epoch/sonet-4/CPU"
+    assert found["ours_seconds"] > 25_000 * 1e-3
+    assert found["ratio"] == pytest.approx(found["other_seconds"] / found["ours_seconds"])
 
 
 def test_the_page_takes_every_kind_of_row() -> None:
     versions = {"torch": "1", "torchdiffeq": "2", "torchode": "3"}
     here = {"cpu": "a machine", "threads": 1, "batch": 32, "images": "small", "versions": versions}
     void = row("attacks/pgd/mnist/same-work/n=100") | {"ratio": None, "void": "results differ", "rival": "foolbox"}
-    rows = [row("torchdiffeq/sonet/forward"), MEMORY, COST, ATTACK, void]
+    rows = [row("torchdiffeq/sonet/forward"), MEMORY, COST, ATTACK, EPOCH, void]
     page = filled(PAGE.read_text(), {"rows": rows, "environment": here})
     assert page.count(END) == len(TABLES)
     for told in (
@@ -159,6 +174,7 @@ def test_the_page_takes_every_kind_of_row() -> None:
         "| pgd, foolbox | digits, linf 0.1 | same-work: every step | 2.00 [1.50, 2.50] |",
         "0.125 [0.050, 0.250] | 0.125 [0.050, 0.250] | 3, seed 0 |",
         "| pgd, foolbox | mnist | same-work | void: results differ |",
+        "| sonet-64 | a GPU | 128 | 9.2 | 92.5 | 2.00 [1.50, 2.50] | 3 |",
     ):
         assert told in page
     empty = filled(page, {"rows": [], "environment": here})

@@ -49,11 +49,10 @@ NETWORKS = (
     Network("mnist-16", "mnist-part.npz", "sonet", SMALL | {"channels": 16, "strides": (2, 2)}, TRAINING, (Linf(0.1),)),
 )
 SLACK = 1e-5
-BATCHES = {"pgd": 100, "standard": 250}  # images in a pass through the network
-CALLS = {
-    "pgd": 500,
-    "standard": 250,
-}  # images handed over at once; others move up for those that fell
+BATCHES = {"pgd": 100, "standard": 250}
+"""Images in a pass through the network."""
+CALLS = {"pgd": 500, "standard": 250}
+"""Images handed over at once; others move up for those that fell."""
 IMAGES = 1000
 
 

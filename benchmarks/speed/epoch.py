@@ -4,7 +4,7 @@
     python benchmarks/speed/epoch.py --device cpu --channels 4 --batch-size 2 --steps 1 --out here.json    # to try it
 
 `--steps` training steps of each (forward, gradient of the cross-entropy to every weight, SGD) are timed in turn, in
-float32, on the same weights and uniform images, after two that are not; an epoch is the median step times its steps.
+float32, on the same weights and uniform images, after one that is not; an epoch is the median step times its steps.
 Whole batch, dopri5 at tolerance 0.1, as torchdiffeq does it; that both compute the same is compared by run.py.
 """
 
@@ -12,54 +12,46 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
+from collections.abc import Callable
+from statistics import median
 
 import torch
 from latest import Latest, Row, arguments, parse
 from peers import AS_TORCHDIFFEQ, by_torchdiffeq
-from torch import nn
-from work import Timing, train
+from torch import Tensor, nn
+from work import interleaved, train
 
 from sonet.models import build
 
 IMAGES = 50_000
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch_size: int, device: torch.device) -> float:
-    """Seconds of one training step."""
-    images = torch.rand(batch_size, 3, 32, 32, device=device)
-    _wait(device)
-    start = time.perf_counter()
-    _, *gradients = train(model, images)
-    for weight, gradient in zip(model.parameters(), gradients, strict=True):
-        weight.grad = gradient
-    optimizer.step()
-    _wait(device)
-    return time.perf_counter() - start
+def stepping(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """A training step, and the wait for the device to have done it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def step() -> None:
+        _, *gradients = train(model, images)
+        for weight, gradient in zip(model.parameters(), gradients, strict=True):
+            weight.grad = gradient
+        optimizer.step()
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+
+    return step
 
 
 def measure(device: torch.device, channels: int, batch_size: int, steps: int) -> Row:
     torch.manual_seed(0)
+    images = torch.rand(batch_size, 3, 32, 32, device=device)
     mine = build("sonet", seed=0, channels=channels, solver=AS_TORCHDIFFEQ).to(device)
-    sides = [(model, torch.optim.SGD(model.parameters(), lr=1e-3)) for model in (mine, by_torchdiffeq(mine))]
-    times: list[list[float]] = [[], []]
-    for number in range(steps + 2):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            seconds = step(*sides[which], batch_size, device)
-            if number >= 2:
-                times[which].append(seconds)
-    timing = Timing(tuple(times[0]), tuple(times[1]), 0.0)
+    timing = interleaved(stepping(mine, images), stepping(by_torchdiffeq(mine), images), steps)
     low, high = timing.spread
     epoch = math.ceil(IMAGES / batch_size)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    ours, other = (epoch * sorted(side)[len(side) // 2] for side in times)
+    name = torch.cuda.get_device_name(device) if images.is_cuda else "CPU"
     row: Row = {"name": f"epoch/sonet-{channels}/{name}", "n": steps, "batch": batch_size, "device": name}
-    return row | {"ratio": timing.ratio, "low": low, "high": high, "ours_seconds": ours, "other_seconds": other}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    row |= {"ratio": timing.ratio, "low": low, "high": high}
+    return row | {"ours_seconds": epoch * median(timing.first), "other_seconds": epoch * median(timing.second)}
 
 
 def main() -> None:

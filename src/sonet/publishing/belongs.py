@@ -24,7 +24,7 @@ def check_belongs(record: AnyRecord, config: PublicConfig, where: str) -> None:
     """
     files, model = record.settings.get("files"), record.settings.get("model")
     if isinstance(record, Record) and record.models:
-        rows_of(record, config, where)
+        own_part(record, config, where)
         return
     if not isinstance(files, dict) or WEIGHTS not in files:
         raise PublicationError(
@@ -40,24 +40,18 @@ def check_belongs(record: AnyRecord, config: PublicConfig, where: str) -> None:
         raise PublicationError(f"{where}: is of the same weights under other options: {other}. {_REMEDY}")
 
 
-def rows_of(record: Record, config: PublicConfig, where: str) -> list[Row]:
-    """The rows of this network; all of them where the record is of one network alone. Errors: as `check_belongs`."""
+def own_part(record: Record, config: PublicConfig, where: str) -> Record:
+    """The record with the rows and audits of this network alone; whole where it is of one network. Errors: as
+    `check_belongs`."""
     if not record.models:
-        return record.rows
-    named = _named(_card(record, config, where))
-    return [row for row in record.rows if (row.model, row.seed, row.objective) == named]
+        return record
+    card = _card(record, config, where)
 
+    def mine(entry: Row | Audited) -> bool:
+        return (entry.model, entry.seed, entry.objective) == (card.model, card.seed, card.objective)
 
-def audits_of(record: Record, config: PublicConfig, where: str) -> list[Audited]:
-    """A table's audits of this network. Errors: as `check_belongs`."""
-    if not record.audits:
-        return []
-    named = _named(_card(record, config, where))
-    return [one for one in record.audits if (one.model, one.seed, one.objective) == named]
-
-
-def _named(card: ModelCard) -> tuple[str, int, str]:
-    return card.model, card.seed, card.objective
+    parts = {"rows": [row for row in record.rows if mine(row)], "audits": [one for one in record.audits if mine(one)]}
+    return record.model_copy(update=parts)
 
 
 def _card(record: Record, config: PublicConfig, where: str) -> ModelCard:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from sonet.publishing.belongs import audits_of
+from sonet.publishing.belongs import own_part
 from sonet.publishing.config import PublicConfig
 from sonet.publishing.figures import Figure, of_audit, of_record, of_training
 from sonet.publishing.markdown import Raw, template
@@ -36,7 +36,8 @@ def render_card(
 
     Errors: PublicationError as `front_matter`.
     """
-    sections = [_section(record, config) for record in records]
+    own = [own_part(record, config, record.title) if isinstance(record, Record) else record for record in records]
+    sections = [_section(record, config) for record in own]
     figures = [*of_training(config), *(figure for section in sections for figure in section.figures)]
     attacks = [section for section in sections if any(figure.kind == "attack" for figure in section.figures)]
     audits = [part for section in sections for part in _audits(section, config)]
@@ -88,9 +89,9 @@ def _audits(section: Section, config: PublicConfig) -> Iterator[Section]:
     if isinstance(record, AuditRecord):
         yield section
     elif isinstance(record, Record):
-        for found in audits_of(record, config, record.title):
-            said = [*_verdict(found), *([found.cause] if found.cause else [])]
-            yield replace(section, figures=of_audit(found, record), said=said)
+        for found in record.audits:
+            said = _verdict(found) + ([found.cause] if found.cause else [])
+            yield replace(section, figures=of_audit(found, record, config), said=said)
 
 
 def _verdict(found: AuditRecord | Audited) -> list[str]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sonet.publishing.belongs import audits_of, rows_of
 from sonet.publishing.config import PublicConfig
 from sonet.report import AnyRecord, AuditRecord, CertificateRecord, Count, Record
 from sonet.report.lines import panels
 from sonet.report.planned import Audited
 from sonet.types import Proportion
-
-PLAIN, WORST = "plain attacks, on the network's own gradient", "all attacks of the audit"
 
 
 @dataclass(frozen=True)
@@ -51,16 +48,27 @@ def of_training(config: PublicConfig) -> list[Figure]:
 
 
 def of_record(record: AnyRecord, config: PublicConfig) -> list[Figure]:
-    """Every accuracy of this network in a record that belongs to it."""
+    """Every accuracy in a record of this network alone."""
     if isinstance(record, Record):
-        tabled = audits_of(record, config, record.title)
-        return [*_attacked(record, config), *(figure for found in tabled for figure in of_audit(found, record))]
-    return list(_audited(record, config) if isinstance(record, AuditRecord) else _certified(record, config))
+        tabled = [figure for found in record.audits for figure in of_audit(found, record, config)]
+        return [*_attacked(record), *tabled]
+    if isinstance(record, AuditRecord):
+        return list(_audited(record, config, record.threat, record.natural, record.plain, record.worst))
+    return list(_certified(record, config))
 
 
-def _attacked(record: Record, config: PublicConfig) -> Iterator[Figure]:
-    rows, data = rows_of(record, config, record.title), str(record.data.get("name", ""))
-    for panel in panels(record.model_copy(update={"rows": rows})):
+def of_audit(found: Audited, record: Record, config: PublicConfig) -> list[Figure]:
+    """The accuracies of a table's audit; none where it refused the network."""
+    natural, plain, worst = (
+        None if count is None else Count.of(Proportion(count, found.n))
+        for count in (found.natural, found.plain, found.worst)
+    )
+    return list(_audited(record, config, found.threat, natural, plain, worst))
+
+
+def _attacked(record: Record) -> Iterator[Figure]:
+    data = str(record.data.get("name", ""))
+    for panel in panels(record):
         found = [("natural", "no attack", row) for row in (panel.natural.rows if panel.natural else ())]
         found += [
             ("attack", line.label, row) for line in panel.lines for cell in line.cells.values() for row in cell.rows
@@ -82,27 +90,21 @@ def _attacked(record: Record, config: PublicConfig) -> Iterator[Figure]:
             )
 
 
-def of_audit(found: Audited, record: Record) -> list[Figure]:
-    """The accuracies of a table's audit; none where it refused the network."""
-    data, told = str(record.data.get("name", "")), []
-    for kind, what, count in (
-        ("natural", "no attack", found.natural),
-        ("audit", PLAIN, found.plain),
-        ("audit", WORST, found.worst),
+def _audited(
+    record: AnyRecord,
+    config: PublicConfig,
+    threat: str,
+    natural: Count | None,
+    plain: Count | None,
+    worst: Count | None,
+) -> Iterator[Figure]:
+    for kind, what, found, against in (
+        ("natural", "no attack", natural, ""),
+        ("audit", "plain attacks, on the network's own gradient", plain, threat),
+        ("audit", "all attacks of the audit", worst, threat),
     ):
-        if count is not None:
-            left, threat = Proportion(count, found.n), "" if kind == "natural" else found.threat
-            low, high = left.interval
-            told.append(
-                Figure(kind, what, data, found.n, left.value, low, high, found.seed, threat=threat, source=record.title)
-            )
-    return told
-
-
-def _audited(record: AuditRecord, config: PublicConfig) -> Iterator[Figure]:
-    yield _count(record, config, record.natural, "natural", "no attack", "")
-    yield _count(record, config, record.plain, "audit", PLAIN, record.threat)
-    yield _count(record, config, record.worst, "audit", WORST, record.threat)
+        if found is not None:
+            yield _count(record, config, found, kind, what, against)
 
 
 def _certified(record: CertificateRecord, config: PublicConfig) -> Iterator[Figure]:
@@ -114,9 +116,7 @@ def _certified(record: CertificateRecord, config: PublicConfig) -> Iterator[Figu
             yield _count(record, config, point.attacked, "beside", f"left by the attacks {record.attack}", threat)
 
 
-def _count(
-    record: AuditRecord | CertificateRecord, config: PublicConfig, found: Count, kind: str, what: str, threat: str
-) -> Figure:
+def _count(record: AnyRecord, config: PublicConfig, found: Count, kind: str, what: str, threat: str) -> Figure:
     data, seed = str(record.data.get("name", "")), config.training.seed
     return Figure(
         kind, what, data, found.n, found.value, found.low, found.high, seed, threat=threat, source=record.title

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from apart import apart, inputs
+from floors import FLOORS, floors
 from latest import Latest, arguments, parse
 from peers import AS_FIXED, AS_TORCHDIFFEQ, NETWORKS, by_torchdiffeq, by_torchode, ours
 from torch import Tensor, nn
-from work import WORK, Timing, floors, interleaved, ready
+from work import WORK, Timing, interleaved, ready
 
 from sonet.solvers import Adaptive
 
@@ -90,12 +91,14 @@ def measure(row: Row, images: Tensor, repeats: int, threads: int) -> dict[str, A
     return answer | _figures(interleaved(lambda: work(mine, images), lambda: work(other, images), repeats))
 
 
-def measure_floors(network: str, images: Tensor, repeats: int) -> Iterator[dict[str, Any]]:
-    """The bare evaluations of a forward pass over ours: what share of our time they are."""
-    model = ours(network, AS_TORCHDIFFEQ)
-    for name, bare in floors(model, images).items():
-        timing = interleaved(lambda: WORK["forward"](model, images), bare, repeats)
-        yield {"name": f"floor-{name}/{network}/forward", "n": repeats, "note": "share of our time"} | _figures(timing)
+def measure_floor(network: str, work: str, images: Tensor, repeats: int, only: str) -> Iterator[dict[str, Any]]:
+    """The bare evaluations of the fields, and of their convolutions, over ours: what share of our time they are."""
+    model = ready(ours(network, AS_TORCHDIFFEQ), work)
+    for name, bare in floors(model, images, work).items():
+        row = f"floor-{name}/{network}/{work}"
+        if only in row:
+            timing = interleaved(lambda: WORK[work](model, images), bare, repeats)
+            yield {"name": row, "n": repeats, "note": "share of our time"} | _figures(timing)
 
 
 def _figures(timing: Timing) -> dict[str, Any]:
@@ -130,9 +133,10 @@ def main() -> None:
         if args.only in row.name:
             keep(measure(row, images, args.repeats, args.threads))
     for network in NETWORKS:
-        if args.only in f"floor-fields/{network}/forward" or args.only in f"floor-convolutions/{network}/forward":
-            for floor in measure_floors(network, images, args.repeats):
-                keep(floor)
+        for work in WORK:
+            if any(args.only in f"floor-{name}/{network}/{work}" for name in FLOORS):
+                for floor in measure_floor(network, work, images, args.repeats, args.only):
+                    keep(floor)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is timed: a forward pass, an attack step, a training step, and their floors."""
+"""What is timed: a forward pass, an attack step and a training step; and how two are timed in turn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from sonet.blocks import SkewConv, ode_blocks, watch_solves
-from sonet.solvers import Solution
 
 
 def forward(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -85,38 +82,3 @@ def resident() -> float:
     """Memory of this process now, MiB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
-def floors(model: nn.Module, images: Tensor) -> dict[str, Callable[[], object]]:
-    """As many evaluations as the solve takes of (a) the bare fields and (b) their two convolutions alone, forward."""
-    evaluations: dict[str, int] = {}
-    inputs: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
-
-    def listen(name: str, solution: Solution) -> None:
-        evaluations[name] = int(solution.evaluations.max())
-
-    handles = [
-        block.field.register_forward_pre_hook(lambda module, given, name=name: inputs.setdefault(name, given) and None)
-        for name, block in ode_blocks(model).items()
-    ]
-    with watch_solves(model, listen), torch.no_grad():
-        model(images)
-    for handle in handles:
-        handle.remove()
-
-    def fields() -> None:
-        with torch.no_grad():
-            for name, block in ode_blocks(model).items():
-                for _ in range(evaluations[name]):
-                    block.field(*inputs[name])
-
-    def convolutions() -> None:
-        with torch.no_grad():
-            for name, block in ode_blocks(model).items():
-                y, z = inputs[name][1]
-                if isinstance(block.field, SkewConv):
-                    for _ in range(evaluations[name]):
-                        block.field.convolve(z)
-                        block.field.transpose(y, (z.shape[-2], z.shape[-1]))
-
-    return {"fields": fields, "convolutions": convolutions}

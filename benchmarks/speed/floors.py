@@ -1,0 +1,126 @@
+"""Floors of a forward pass, an attack step and a training step: what of them no solver can do without.
+
+(a) The bare fields, by PyTorch's operators, as many times as the solve evaluates them; (b) the convolutions alone: two
+in each evaluation of a field, and once those outside of the ODE blocks. Forward; for an attack also back to their
+inputs, with frozen weights; for training also to the weights. No stage is summed, no error measured, no step chosen. A
+floor is taken in the memory layout in which it is quicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from work import interleaved
+
+from sonet.blocks import SkewConv, ode_blocks, watch_solves
+from sonet.kernels import plain
+from sonet.solvers import Solution
+
+Floor = Callable[[], object]
+FLOORS = ("fields", "convolutions")
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """A module at `state`, `count` times: a block's field in a solve, a convolution outside. wanted: the weights."""
+
+    module: nn.Module
+    t: Tensor | None
+    state: tuple[Tensor, ...]
+    count: int
+    wanted: tuple[nn.Parameter, ...]
+
+    def laid_out(self, layout: torch.memory_format) -> Evaluations:
+        state = tuple(x.contiguous(memory_format=layout) if x.dim() == 4 else x for x in self.state)
+        return Evaluations(self.module, self.t, state, self.count, self.wanted)
+
+
+def floors(model: nn.Module, images: Tensor, work: str) -> dict[str, Floor]:
+    """By name; `work`: "forward", "attack" or "train". `model`: for an attack its weights are frozen (`work.ready`)."""
+    asked = _solves(model, images, work)
+    skew = [one for one in asked if isinstance(one.module, SkewConv)]
+    return {
+        "fields": _quicker(asked, _field, work),
+        "convolutions": _quicker(skew + _outside(model, images, work), _convolutions, work),
+    }
+
+
+def _solves(model: nn.Module, images: Tensor, work: str) -> list[Evaluations]:
+    counts: dict[str, int] = {}
+
+    def listen(name: str, solution: Solution) -> None:
+        counts[name] = int(solution.evaluations.max())
+
+    fields = {name: block.field for name, block in ode_blocks(model).items()}
+    with watch_solves(model, listen):
+        inputs = _inputs(model, images, fields)
+    return [Evaluations(field, *inputs[name], counts[name], _wanted(field, work)) for name, field in fields.items()]
+
+
+def _outside(model: nn.Module, images: Tensor, work: str) -> list[Evaluations]:
+    within = {id(module) for block in ode_blocks(model).values() for module in block.modules()}
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and id(module) not in within
+    }
+    inputs = _inputs(model, images, found)
+    return [Evaluations(conv, None, inputs[name], 1, _wanted(conv, work)) for name, conv in found.items()]
+
+
+def _inputs(model: nn.Module, images: Tensor, modules: dict[str, nn.Module]) -> dict[str, tuple[Any, ...]]:
+    """What each module is given first in a forward pass."""
+    inputs: dict[str, tuple[Any, ...]] = {}
+    handles = [
+        module.register_forward_pre_hook(lambda _, given, name=name: inputs.setdefault(name, given) and None)
+        for name, module in modules.items()
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    return inputs
+
+
+def _wanted(module: nn.Module, work: str) -> tuple[nn.Parameter, ...]:
+    return tuple(module.parameters()) if work == "train" else ()
+
+
+def _field(asked: Evaluations) -> tuple[Tensor, ...]:
+    return tuple(asked.module(asked.t, asked.state))
+
+
+def _convolutions(asked: Evaluations) -> tuple[Tensor, ...]:
+    if not isinstance(asked.module, SkewConv):
+        return (asked.module(*asked.state),)
+    y, z = asked.state
+    return asked.module.convolve(z), asked.module.transpose(y, (z.shape[-2], z.shape[-1]))
+
+
+def _quicker(asked: list[Evaluations], bare: Callable[[Evaluations], tuple[Tensor, ...]], work: str) -> Floor:
+    """In PyTorch's layout or channels last: whichever takes less time, in three runs of each in turn."""
+
+    def floor(layout: torch.memory_format) -> Floor:
+        laid_out = [evaluations.laid_out(layout) for evaluations in asked]
+        return lambda: [_once(one, bare, work) for one in laid_out for _ in range(one.count)]
+
+    first, second = floor(torch.contiguous_format), floor(torch.channels_last)
+    timing = interleaved(first, second, 3)
+    return first if median(timing.first) <= median(timing.second) else second
+
+
+def _once(asked: Evaluations, bare: Callable[[Evaluations], tuple[Tensor, ...]], work: str) -> None:
+    with plain():
+        if work == "forward":
+            with torch.no_grad():
+                bare(asked)
+            return
+        state = tuple(x.detach().requires_grad_(True) for x in asked.state)
+        slopes = bare(Evaluations(asked.module, asked.t, state, asked.count, asked.wanted))
+        wanted = [*state, *asked.wanted]
+        torch.autograd.grad(slopes, wanted, grad_outputs=list(slopes), allow_unused=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latest import LATEST, Row
-from tables import attacks, cost, epoch, memory
+from tables import attacks, cost, distance, epoch, memory
 
 from sonet.report.write import write_whole
 
@@ -48,6 +48,7 @@ def speed(latest: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "<!-- figures: benchmarks/speed/table.py -->": speed,
+    "<!-- figures: benchmarks/speed/floors.py -->": distance,
     "<!-- figures: benchmarks/speed/memory.py -->": memory,
     "<!-- figures: benchmarks/speed/cost.py -->": cost,
     "<!-- figures: benchmarks/speed/attacks.py -->": attacks,

@@ -1,4 +1,4 @@
-"""The tables of memory, of cost and of whole attacks, from the rows that their benchmarks wrote."""
+"""The tables of distances, of memory, of cost and of whole attacks, from the rows that their benchmarks wrote."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from typing import Any
 from latest import Row
 
 NOTHING = "Not measured yet."
+SIX = 6.0
+"""Times torchdiffeq: what was dreamt of in every cell."""
+
+
+def distance(latest: dict[str, Any]) -> str:
+    """A line a network and pass: how far it is from six times torchdiffeq and from the floors."""
+    rows = {row["name"]: row["ratio"] for row in latest["rows"] if row.get("ratio")}
+    lines = []
+    for name, floor in rows.items():
+        kind, _, cell = name.partition("/")
+        rival, fields = rows.get(f"torchdiffeq/{cell}"), rows.get(f"floor-fields/{cell}")
+        if kind == "floor-convolutions" and rival and fields:
+            lack = "reached" if rival >= SIX else f"{SIX / rival - 1:.0%}"
+            lines.append(f"| {cell.replace('/', ', ')} | {rival:.2f} | {lack} | {1 / floor:.1f} | {1 / fields:.1f} |")
+    columns = "network, pass | torchdiffeq over ours | to six times | ours over bare convolutions | over bare fields"
+    return _table(latest, f"| {columns} |", lines)
 
 
 def memory(latest: dict[str, Any]) -> str:

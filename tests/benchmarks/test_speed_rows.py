@@ -11,6 +11,7 @@ import pytest
 import torch
 from epoch import measure
 from fit import STRAIGHT, polynomial, verdict
+from floors import FLOORS
 from kept import kept
 from latest import Latest
 from table import END, PAGE, TABLES, filled
@@ -164,11 +165,13 @@ def test_the_page_takes_every_kind_of_row() -> None:
     versions = {"torch": "1", "torchdiffeq": "2", "torchode": "3"}
     here = {"cpu": "a machine", "threads": 1, "batch": 32, "images": "small", "versions": versions}
     void = row("attacks/pgd/mnist/same-work/n=100") | {"ratio": None, "void": "results differ", "rival": "foolbox"}
-    rows = [row("torchdiffeq/sonet/forward"), MEMORY, COST, ATTACK, EPOCH, void]
+    floors = [row(f"floor-{name}/sonet/forward") | {"ratio": 0.5} for name in FLOORS]
+    rows = [row("torchdiffeq/sonet/forward"), *floors, MEMORY, COST, ATTACK, EPOCH, void]
     page = filled(PAGE.read_text(), {"rows": rows, "environment": here})
     assert page.count(END) == len(TABLES)
     for told in (
         "| torchdiffeq over ours, the same result | sonet | 2.00 [1.50, 2.50], n = 3 | - | - |",
+        "| sonet, forward | 2.00 | 200% | 2.0 | 2.0 |",
         "| attack | batch=8 | 100 (at most: recomputed) | 41 | 100 | 2.00 [1.50, 2.50] |",
         "- forward, batch: 1: 100 (+0%), 2: 200 (+1%), 4: 400 (-1%)",
         "| pgd, foolbox | digits, linf 0.1 | same-work: every step | 2.00 [1.50, 2.50] |",

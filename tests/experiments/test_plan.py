@@ -85,6 +85,7 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
         ("attacks.spsa.images", 13, "spsa attacks 13 images"),
         ("solver.rtol", -1, "greater than 0"),
         ("solver.scope", 4, "scope 4"),
+        ("solver", "papers", "got 'papers', expected 'paper' or a table"),
         ("seeds", 0, "greater than 0"),
     ],
 )

@@ -62,7 +62,7 @@ def test_a_shortened_table_says_what_it_changes(name: str) -> None:
     assert all(sentence.endswith(".") for sentence in (*plan.changes, *plan.reasons))
     said = " ".join(plan.changes)
     for number in (plan.training.epochs, plan.images, *plan.attacks.steps):
-        assert f" {number} " in said
+        assert f" {number:,} " in said
 
 
 def test_rows_are_networks_times_objectives() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sonet.solvers import METHODS, Adaptive, Fixed, Solver, paper
+from sonet.solvers import METHODS, Adaptive, Fixed, Solver, named, paper
 
 SOLVER: TypeAdapter[Fixed | Adaptive] = TypeAdapter(Solver)
 
@@ -118,6 +118,13 @@ def test_paper() -> None:
         "grow": 10.0,
         "max_steps": 1000,
     }
+
+
+def test_a_field_of_a_config_takes_the_name() -> None:
+    assert SOLVER.validate_python("paper") == paper() == named("paper")
+    assert SOLVER.validate_python({"kind": "fixed"}) == Fixed()
+    with pytest.raises(ValidationError, match="got 'papers', expected 'paper'"):
+        SOLVER.validate_python("papers")
 
 
 def test_papers_fields_can_be_switched_one_at_a_time() -> None:

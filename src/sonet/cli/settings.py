@@ -32,7 +32,7 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
             if section not in SECTIONS or not isinstance(values, dict):
                 raise ConfigError(f"{config}: got [{section}], expected the tables [model] and [training] only.")
             settings[section] = values
-    _expand_paper(settings["model"])
+    _expand_name(settings["model"])
     parsed: list[tuple[list[str], str]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -44,7 +44,7 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
         parsed.append((path, text.strip()))
     for path, text in sorted(parsed, key=lambda item: (len(item[0]), item[0][-1] != "kind")):
         _put(settings, path, parse_value(text))
-        _expand_paper(settings["model"])
+        _expand_name(settings["model"])
     solver = settings["model"].get("solver")
     if isinstance(solver, dict):
         solver.setdefault("kind", "adaptive")
@@ -59,14 +59,15 @@ def read_settings(config: Path | None, overrides: list[str]) -> dict[str, dict[s
     return settings
 
 
-def _expand_paper(model: dict[str, Any]) -> None:
-    solver = model.get("solver")
-    if isinstance(solver, str):
-        from sonet.solvers import paper
+def _expand_name(model: dict[str, Any]) -> None:
+    """So that single settings can be put into what a name stands for."""
+    if isinstance(model.get("solver"), str):
+        from sonet.solvers import named
 
-        if solver != "paper":
-            raise ConfigError(f"model.solver: got {solver!r}, expected 'paper' or a table such as {{kind = 'fixed'}}.")
-        model["solver"] = paper().model_dump()
+        try:
+            model["solver"] = named(model["solver"]).model_dump()
+        except ValueError as error:
+            raise ConfigError(f"model.solver: {error}.") from None
 
 
 def _put(settings: dict[str, Any], path: list[str], value: Any) -> None:

@@ -1,7 +1,7 @@
 """Explicit Runge-Kutta solvers in which what is shared, and what is differentiated, is an argument."""
 
 from sonet.solvers.adjoint import integrate_adjoint
-from sonet.solvers.control import Adaptive, Fixed, Solver, paper
+from sonet.solvers.control import Adaptive, Fixed, Solver, named, paper
 from sonet.solvers.integrate import integrate
 from sonet.solvers.interop import steer_odeint, watch_odeint
 from sonet.solvers.methods import METHODS
@@ -22,6 +22,7 @@ __all__ = [
     "Tableau",
     "integrate",
     "integrate_adjoint",
+    "named",
     "paper",
     "steer_odeint",
     "watch_odeint",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from sonet.solvers.methods import METHODS
 from sonet.solvers.tableau import Tableau
@@ -101,9 +101,6 @@ class Adaptive(BaseModel):
         return METHODS[self.method]
 
 
-Solver = Annotated[Fixed | Adaptive, Field(discriminator="kind")]
-
-
 def paper(**changes: object) -> Adaptive:
     """The setting of Huang et al. 2020: dopri5 of torchdiffeq 0.0.1 at rtol = atol = 0.1, differentiated throughout.
 
@@ -119,3 +116,22 @@ def paper(**changes: object) -> Adaptive:
         "initial": "tensorwise",
     }
     return Adaptive.model_validate(setting | changes)
+
+
+def named(name: str) -> Adaptive:
+    """The setting of this name: "paper".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name != "paper":
+        raise ValueError(f"got {name!r}, expected 'paper' or a table such as {{kind = 'fixed'}}")
+    return paper()
+
+
+def _or_name(given: object) -> object:
+    return named(given) if isinstance(given, str) else given
+
+
+Solver = Annotated[Fixed | Adaptive, Field(discriminator="kind"), BeforeValidator(_or_name)]
+"""A field of a config: a setting, or the name of one, as in a TOML file."""

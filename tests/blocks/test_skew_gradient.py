@@ -172,6 +172,15 @@ class Wrapper:
         return 2 * dy, 2 * dz
 
 
+@pytest.mark.parametrize("method", ["forward", "convolve", "transpose"])
+def test_a_method_put_into_the_class_is_not_passed_by(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    field, state = small()
+    assert own_gradient(field, state) is not None
+    written = getattr(SkewConv, method)
+    monkeypatch.setattr(SkewConv, method, lambda *given: written(*given))
+    assert own_gradient(field, state) is None
+
+
 def test_a_wrapper_is_not_passed_by() -> None:
     field, state = small()
     slope = field(torch.zeros(2), state)

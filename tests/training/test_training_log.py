@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import sys
 import types
@@ -176,7 +175,6 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path, made: lis
     assert len(load_checkpoint(tmp_path / "run").description.history) == 3
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is an extra")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

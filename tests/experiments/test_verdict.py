@@ -10,6 +10,7 @@ from sonet.experiments import verdict
 from sonet.experiments.pooling import below, pool, say
 from sonet.experiments.verdict import BOUND, UNFINISHED
 from sonet.report import Leak, Row
+from sonet.report.planned import Audited
 from sonet.types import Proportion
 
 
@@ -162,3 +163,56 @@ def test_it_never_promises() -> None:
     ]
     assert all("robust" not in text.lower() for text in texts)
     assert all(BOUND in text for text in texts)
+
+
+def audit(verdict: str, seed: int = 0, model: str = "sonet") -> Audited:
+    return Audited.model_validate(
+        {
+            "model": model,
+            "seed": seed,
+            "threat": "linf:0.2",
+            "verdict": verdict,
+            "plain": 30,
+            "worst": 21,
+            "n": 64,
+            "summary": "So it is.",
+            "seconds": 1.0,
+        }
+    )
+
+
+CLEAN = sonet(alone=66, frozen=60, margin=62, spsa=20)
+MASKED = sonet(alone=5, frozen=1, margin=6, spsa=2)
+
+
+def test_an_audit_that_sees_more_than_the_table_is_heard() -> None:
+    text = verdict([*CLEAN, *resnet(18, 6)], audits=[audit("masked")])
+    assert text.startswith("Accuracy under attack is masked in sonet; no masking found in resnet10.")
+    assert "sonet: masked, its audit says: all its attacks together leave 21 of 64 images at linf:0.2." in text
+    assert "By the table's own attacks no masking found: PGD-20" in text
+
+
+def test_seeds_whose_audits_differ_are_counted() -> None:
+    some = [audit("no masking found"), audit("masked", seed=1), audit("inconclusive", seed=2)]
+    assert "sonet: masked, its audit says in 1 of 3 seeds:" in verdict(CLEAN, audits=some)
+
+
+def test_an_audit_that_sees_less_does_not_take_the_masking_back() -> None:
+    text = verdict(MASKED, audits=[audit("no masking found")])
+    assert text.startswith("Accuracy under attack is masked in sonet.")
+    assert "Its audit says no masking found." in text
+    assert "Its audit says masked." in verdict(MASKED, audits=[audit("masked")])
+    assert "Its audits say masked and no masking found." in verdict(
+        MASKED, audits=[audit("masked"), audit("no masking found", seed=1)]
+    )
+
+
+def test_an_open_audit_is_told_beside_a_clean_table() -> None:
+    text = verdict(CLEAN, audits=[audit("inconclusive")])
+    assert text.startswith("No masking was found in sonet.")
+    assert "Its audit is inconclusive." in text
+    assert verdict(CLEAN, audits=[audit("no masking found")]) == verdict(CLEAN)
+
+
+def test_an_audit_of_another_network_is_not_heard() -> None:
+    assert verdict(CLEAN, audits=[audit("masked", model="resnet10")]) == verdict(CLEAN)

@@ -57,9 +57,10 @@ def reproduce(
         done = [outcomes[cell.key] for cell in order if cell.key in outcomes]
         rows = [row for outcome in done for row in outcome.rows]
         leaks = [entry for outcome in done for entry in outcome.leaks]
+        audits = [entry for outcome in done for entry in outcome.audits]
         return Record(
             title=plan.title,
-            verdict=verdict(rows, leaks),
+            verdict=verdict(rows, leaks, audits),
             command=command,
             data=described,
             settings=plan.model_dump(mode="json", exclude={"quick"}) | {"workers": workers},
@@ -69,7 +70,7 @@ def reproduce(
             steps=[entry for outcome in done for entry in outcome.steps],
             leaks=leaks,
             pictures=[entry for outcome in done for entry in outcome.pictures],
-            audits=[entry for outcome in done for entry in outcome.audits],
+            audits=audits,
             planned=table,
             changes=list(plan.changes),
             seconds=time.perf_counter() - start,

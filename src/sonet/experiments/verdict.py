@@ -6,17 +6,19 @@ Two accuracies differ when their 95 % Wilson intervals do not overlap; that is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import TypeVar
 
 from sonet.experiments.agreement import agreement
+from sonet.experiments.finding import Finding
 from sonet.experiments.pooling import below, pool, say
 from sonet.report import Leak, Row
 from sonet.report.lines import network
+from sonet.report.planned import Audited
 from sonet.types import Proportion
 
-E = TypeVar("E", Row, Leak)
+E = TypeVar("E", Row, Leak, Audited)
 
 UNFINISHED = "Nothing has been attacked yet."
 BOUND = "Accuracy left under an attack is an upper bound: a stronger attack may leave less."
@@ -30,35 +32,20 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
 """Each changes one factor of the attack and nothing of the network; SPSA, which changes several, is added to them."""
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """What was found of one network. masked: None while its attacks are not finished.
-
-    shared: whether the shared, differentiated step size was seen to carry the masking. loss: whether cross-entropy was
-    needed for it too. own: median share of an image's gradient that was its own, if it was measured.
-    """
-
-    model: str
-    masked: bool | None
-    text: str
-    shared: bool = False
-    loss: bool = False
-    own: float | None = None
-
-
-def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = ()) -> str:
+def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = (), audits: Sequence[Audited] = ()) -> str:
     """A sentence on all networks, then one or two on each at the largest radius, the masked first, then the cause."""
-    found: list[_Finding] = []
+    found: list[Finding] = []
     for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
         attacked = [row for row in _of(rows, model, objective) if row.attack != "none" and not row.changed]
         if attacked:
             finding = _judge(network(model, objective), attacked, _of(leaks, model, objective))
             more = "" if objective == "natural" else agreement(attacked)
-            found.append(replace(finding, text=f"{finding.text} {more}".rstrip()))
+            finding = replace(finding, text=f"{finding.text} {more}".rstrip())
+            found.append(finding.heard(_of(audits, model, objective)))
     if not found:
         return UNFINISHED
-    masked = [finding.text for finding in found if finding.masked]
-    others = [finding.text for finding in found if not finding.masked]
+    masked = [str(finding) for finding in found if finding.masked]
+    others = [str(finding) for finding in found if not finding.masked]
     return " ".join([*_headline(found), *masked, *_cause(found), *others, BOUND])
 
 
@@ -66,7 +53,7 @@ def _of(entries: Sequence[E], model: str, objective: str) -> list[E]:
     return [entry for entry in entries if (entry.model, entry.objective) == (model, objective)]
 
 
-def _headline(found: list[_Finding]) -> list[str]:
+def _headline(found: list[Finding]) -> list[str]:
     masked = ", ".join(finding.model for finding in found if finding.masked)
     clean = ", ".join(finding.model for finding in found if finding.masked is False)
     if not masked:
@@ -74,7 +61,7 @@ def _headline(found: list[_Finding]) -> list[str]:
     return [f"Accuracy under attack is masked in {masked}{f'; no masking found in {clean}' if clean else ''}."]
 
 
-def _cause(found: list[_Finding]) -> list[str]:
+def _cause(found: list[Finding]) -> list[str]:
     """Why, said once for all networks in which the shared step size was seen to carry the masking."""
     shared = [finding for finding in found if finding.shared]
     if not shared:
@@ -95,7 +82,7 @@ def _cause(found: list[_Finding]) -> list[str]:
     ]
 
 
-def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
+def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Finding:
     eps = max(row.eps for row in attacked if row.norm == attacked[0].norm)
     here = [row for row in attacked if (row.norm, row.eps) == (attacked[0].norm, eps)]
     coupled = any(row.step_gradient == "differentiated" for row in here)
@@ -109,7 +96,7 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
         base["step_gradient"] = "differentiated"
     start = _find(here, base)
     if start is None:
-        return _Finding(model, None, f"{model}: its attacks are not finished.")
+        return Finding(model, None, "its attacks are not finished.")
     changed = [(what, _find(here, base | change)) for what, change in _CHANGES if coupled or "loss" in change]
     others = [
         (what, left)
@@ -117,19 +104,18 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
         if left
     ]
     if not others:
-        return _Finding(model, None, f"{model}: its attacks are not finished.")
+        return Finding(model, None, "its attacks are not finished.")
     carriers = [(what, left) for what, left in others if below(left, start)]
     attack = f"PGD-{base['steps']} on cross-entropy"
     ball = f"{here[0].norm} {eps:g}"
     if not carriers:
         rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others)
-        text = f"{model}: no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
-        return _Finding(model, False, text)
+        text = f"no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
+        return Finding(model, False, text)
     how = f", {base['attack_batch']} images at a time through differentiated step sizes," if coupled else ""
     falls = ", ".join(f"{left.value:.2f} {what}" for what, left in carriers)
     text = (
-        f"{model}: masked. {attack}{how} leaves {say(start)} at {ball}, "
-        f"but the same weights and forward pass keep only {falls}."
+        f"masked. {attack}{how} leaves {say(start)} at {ball}, but the same weights and forward pass keep only {falls}."
     )
     unclear = [f"{left.value:.2f} {what} (n = {left.n})" for what, left in others if (what, left) not in carriers]
     if unclear:
@@ -137,7 +123,7 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> _Finding:
     alone, frozen = (_find(here, base | change) for _, change in _CHANGES[:2])
     margin = _find(here, base | _CHANGES[2][1])
     shares = [share for leak in leaks if leak.attack_batch == base["attack_batch"] for share in leak.shares]
-    return _Finding(
+    return Finding(
         model,
         True,
         text,

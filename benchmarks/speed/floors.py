@@ -9,7 +9,7 @@ floor is taken in the memory layout in which it is quicker.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -35,56 +35,45 @@ class Evaluations:
     count: int
     wanted: tuple[nn.Parameter, ...]
 
-    def laid_out(self, layout: torch.memory_format) -> Evaluations:
-        state = tuple(x.contiguous(memory_format=layout) if x.dim() == 4 else x for x in self.state)
-        return Evaluations(self.module, self.t, state, self.count, self.wanted)
-
 
 def floors(model: nn.Module, images: Tensor, work: str) -> dict[str, Floor]:
     """By name; `work`: "forward", "attack" or "train". `model`: for an attack its weights are frozen (`work.ready`)."""
-    asked = _solves(model, images, work)
-    skew = [one for one in asked if isinstance(one.module, SkewConv)]
+    fields, outside = _asked(model, images, work)
+    skew = [one for one in fields if isinstance(one.module, SkewConv)]
     return {
-        "fields": _quicker(asked, _field, work),
-        "convolutions": _quicker(skew + _outside(model, images, work), _convolutions, work),
+        "fields": _quicker(fields, _field, work),
+        "convolutions": _quicker(skew + outside, _convolutions, work),
     }
 
 
-def _solves(model: nn.Module, images: Tensor, work: str) -> list[Evaluations]:
-    counts: dict[str, int] = {}
-
-    def listen(name: str, solution: Solution) -> None:
-        counts[name] = int(solution.evaluations.max())
-
-    fields = {name: block.field for name, block in ode_blocks(model).items()}
-    with watch_solves(model, listen):
-        inputs = _inputs(model, images, fields)
-    return [Evaluations(field, *inputs[name], counts[name], _wanted(field, work)) for name, field in fields.items()]
-
-
-def _outside(model: nn.Module, images: Tensor, work: str) -> list[Evaluations]:
-    within = {id(module) for block in ode_blocks(model).values() for module in block.modules()}
-    found = {
+def _asked(model: nn.Module, images: Tensor, work: str) -> tuple[list[Evaluations], list[Evaluations]]:
+    """What one forward pass asks of the blocks' fields, and of the convolutions outside of the blocks."""
+    blocks = ode_blocks(model)
+    within = {id(module) for block in blocks.values() for module in block.modules()}
+    fields = {name: block.field for name, block in blocks.items()}
+    outside = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and id(module) not in within
     }
-    inputs = _inputs(model, images, found)
-    return [Evaluations(conv, None, inputs[name], 1, _wanted(conv, work)) for name, conv in found.items()]
-
-
-def _inputs(model: nn.Module, images: Tensor, modules: dict[str, nn.Module]) -> dict[str, tuple[Any, ...]]:
-    """What each module is given first in a forward pass."""
+    counts: dict[str, int] = {}
     inputs: dict[str, tuple[Any, ...]] = {}
+
+    def listen(name: str, solution: Solution) -> None:
+        counts[name] = int(solution.evaluations.max())
+
     handles = [
         module.register_forward_pre_hook(lambda _, given, name=name: inputs.setdefault(name, given) and None)
-        for name, module in modules.items()
+        for name, module in (fields | outside).items()
     ]
-    with torch.no_grad():
+    with watch_solves(model, listen), torch.no_grad():
         model(images)
     for handle in handles:
         handle.remove()
-    return inputs
+    return (
+        [Evaluations(field, *inputs[name], counts[name], _wanted(field, work)) for name, field in fields.items()],
+        [Evaluations(conv, None, inputs[name], 1, _wanted(conv, work)) for name, conv in outside.items()],
+    )
 
 
 def _wanted(module: nn.Module, work: str) -> tuple[nn.Parameter, ...]:
@@ -106,13 +95,17 @@ def _quicker(asked: list[Evaluations], bare: Callable[[Evaluations], tuple[Tenso
     """In PyTorch's layout or channels last: in whichever one evaluation of each takes less time, five runs in turn."""
 
     def floor(layout: torch.memory_format, most: int) -> Floor:
-        laid_out = [evaluations.laid_out(layout) for evaluations in asked]
+        laid_out = [replace(one, state=tuple(_laid_out(part, layout) for part in one.state)) for one in asked]
         return lambda: [_once(one, bare, work) for one in laid_out for _ in range(min(one.count, most))]
 
     plainly, last = torch.contiguous_format, torch.channels_last
     timing = interleaved(floor(plainly, 1), floor(last, 1), 5)
     quicker = plainly if median(timing.first) <= median(timing.second) else last
     return floor(quicker, max(one.count for one in asked))
+
+
+def _laid_out(part: Tensor, layout: torch.memory_format) -> Tensor:
+    return part.contiguous(memory_format=layout) if part.dim() == 4 else part
 
 
 def _once(asked: Evaluations, bare: Callable[[Evaluations], tuple[Tensor, ...]], work: str) -> None:
@@ -122,6 +115,6 @@ def _once(asked: Evaluations, bare: Callable[[Evaluations], tuple[Tensor, ...]],
                 bare(asked)
             return
         state = tuple(x.detach().requires_grad_(True) for x in asked.state)
-        slopes = bare(Evaluations(asked.module, asked.t, state, asked.count, asked.wanted))
+        slopes = bare(replace(asked, state=state))
         wanted = [*state, *asked.wanted]
         torch.autograd.grad(slopes, wanted, grad_outputs=list(slopes), allow_unused=True)

@@ -10,8 +10,9 @@ results differ is void: it has no ratio, and says by how much.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,28 +21,34 @@ from floors import FLOORS, floors
 from latest import Latest, arguments, parse
 from peers import AS_FIXED, AS_TORCHDIFFEQ, NETWORKS, by_torchdiffeq, by_torchode, ours
 from torch import Tensor, nn
-from work import WORK, Timing, interleaved, ready
+from work import WORK, Timing, in_turn, interleaved, ready
 
 from sonet.solvers import Adaptive
+
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "per-sample": ({"scope": "sample"}, "whole batch over per sample"),
+    "frozen": ({"step_gradient": "frozen"}, "first over this"),
+    "differentiated": ({"step_gradient": "differentiated"}, "first over this"),
+}
+"""Ours otherwise than torchdiffeq does it: what changes, and what the ratio is."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`name`: ratio = seconds of `other` / seconds of ours. rival: whose `other` is, if not ours: both must then
-    compute the same, and the rival is timed in a process of its own."""
+    """`name`: ratio = seconds of the rival's `other` / seconds of ours. Both must compute the same; the rival is timed
+    in a process of its own."""
 
     name: str
     work: str
     mine: nn.Module
     other: nn.Module
-    rival: str = ""
-    network: str = ""
+    rival: str
+    network: str
     note: str = ""
 
 
 def rows() -> Iterator[Row]:
-    """Against the rivals, then ours with another setting against ours as torchdiffeq does it."""
-    sample = Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | {"scope": "sample"})
+    """Against the rivals."""
     for network in NETWORKS:
         whole, fixed = ours(network, AS_TORCHDIFFEQ), ours(network, AS_FIXED)
         for work in WORK:
@@ -56,13 +63,6 @@ def rows() -> Iterator[Row]:
                 network,
                 "both in 2 fixed steps: torchode's controller is another one",
             )
-        for work in WORK:
-            other = ours(network, sample)
-            yield Row(f"per-sample/{network}/{work}", work, other, whole, note="whole batch over per sample")
-        for setting in ("frozen", "differentiated"):
-            solver = Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | {"step_gradient": setting})
-            for work in ("attack", "train"):
-                yield Row(f"{setting}/{network}/{work}", work, ours(network, solver), whole, note="first over this")
 
 
 def difference(row: Row, images: Tensor) -> tuple[float, float]:
@@ -78,27 +78,41 @@ def difference(row: Row, images: Tensor) -> tuple[float, float]:
 
 def measure(row: Row, images: Tensor, repeats: int, threads: int) -> dict[str, Any]:
     answer: dict[str, Any] = {"name": row.name, "n": repeats, "note": row.note}
-    if row.rival:
-        outputs, gradients = difference(row, images[:4])
-        answer |= {"outputs_differ": outputs, "gradients_differ": gradients}
-        if not (outputs <= 1e-8 and gradients <= 1e-6):
-            return answer | {"ratio": None, "low": None, "high": None, "void": "results differ"}
-    mine, other = ready(row.mine, row.work), ready(row.other, row.work)
-    work = WORK[row.work]
-    if row.rival:
-        with apart(row.rival, row.network, row.work, len(images), threads) as theirs:
-            return answer | _figures(interleaved(lambda: work(mine, images), theirs, repeats))
-    return answer | _figures(interleaved(lambda: work(mine, images), lambda: work(other, images), repeats))
+    outputs, gradients = difference(row, images[:4])
+    answer |= {"outputs_differ": outputs, "gradients_differ": gradients}
+    if not (outputs <= 1e-8 and gradients <= 1e-6):
+        return answer | {"ratio": None, "low": None, "high": None, "void": "results differ"}
+    mine = partial(WORK[row.work], ready(row.mine, row.work), images)
+    with apart(row.rival, row.network, row.work, len(images), threads) as theirs:
+        return answer | _figures(interleaved(mine, theirs, repeats))
 
 
-def measure_floor(network: str, work: str, images: Tensor, repeats: int, only: str) -> Iterator[dict[str, Any]]:
-    """The bare evaluations of the fields, and of their convolutions, over ours: what share of our time they are."""
-    model = ready(ours(network, AS_TORCHDIFFEQ), work)
-    for name, bare in floors(model, images, work).items():
-        row = f"floor-{name}/{network}/{work}"
-        if only in row:
-            timing = interleaved(lambda: WORK[work](model, images), bare, repeats)
-            yield {"name": row, "n": repeats, "note": "share of our time"} | _figures(timing)
+def measure_own(network: str, work: str, images: Tensor, repeats: int, only: str) -> Iterator[dict[str, Any]]:
+    """Ours in turn with our other settings, and with its floors: what share of our time they are."""
+
+    def wanted(kind: str) -> bool:
+        return only in f"{kind}/{network}/{work}"
+
+    def prepared(change: dict[str, Any]) -> nn.Module:
+        return ready(ours(network, Adaptive.model_validate(AS_TORCHDIFFEQ.model_dump() | change)), work)
+
+    model = prepared({})
+    calls: dict[str, Callable[[], object]] = {
+        kind: partial(WORK[work], prepared(change), images)
+        for kind, (change, _) in SETTINGS.items()
+        if wanted(kind) and (work != "forward" or "step_gradient" not in change)
+    }
+    if any(wanted(f"floor-{name}") for name in FLOORS):
+        bare = {f"floor-{name}": call for name, call in floors(model, images, work).items()}
+        calls |= {kind: call for kind, call in bare.items() if wanted(kind)}
+    if not calls:
+        return
+    (mine, *others), growth = in_turn([partial(WORK[work], model, images), *calls.values()], repeats)
+    for kind, seconds in zip(calls, others, strict=True):
+        own = kind in SETTINGS
+        timing = Timing(seconds, mine, growth) if own else Timing(mine, seconds, growth)
+        note = SETTINGS[kind][1] if own else "share of our time"
+        yield {"name": f"{kind}/{network}/{work}", "n": repeats, "note": note} | _figures(timing)
 
 
 def _figures(timing: Timing) -> dict[str, Any]:
@@ -134,9 +148,8 @@ def main() -> None:
             keep(measure(row, images, args.repeats, args.threads))
     for network in NETWORKS:
         for work in WORK:
-            if any(args.only in f"floor-{name}/{network}/{work}" for name in FLOORS):
-                for floor in measure_floor(network, work, images, args.repeats, args.only):
-                    keep(floor)
+            for own in measure_own(network, work, images, args.repeats, args.only):
+                keep(own)
 
 
 if __name__ == "__main__":

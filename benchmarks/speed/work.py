@@ -1,4 +1,4 @@
-"""What is timed: a forward pass, an attack step and a training step; and how two are timed in turn."""
+"""What is timed: a forward pass, an attack step and a training step; and how calls are timed in turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import gc
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -64,18 +64,25 @@ class Timing:
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object], repeats: int) -> Timing:
-    """Wall times of both, one after the other, in changing order, after one call of each that is not counted."""
-    first()
-    second()
+    """Of both, as `in_turn`."""
+    (one, other), growth = in_turn((first, second), repeats)
+    return Timing(one, other, growth)
+
+
+def in_turn(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[tuple[float, ...]], float]:
+    """Wall times of each, one after the other, every other round backwards, after one call of each that is not counted;
+    and the growth of the process's memory over the rounds, MiB."""
+    for call in calls:
+        call()
     gc.collect()
     before = resident()
-    times: tuple[list[float], list[float]] = ([], [])
+    times: list[list[float]] = [[] for _ in calls]
     for number in range(repeats):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
+        for which in range(len(calls)) if number % 2 == 0 else reversed(range(len(calls))):
             start = time.perf_counter()
-            (first, second)[which]()
+            calls[which]()
             times[which].append(time.perf_counter() - start)
-    return Timing(tuple(times[0]), tuple(times[1]), resident() - before)
+    return [tuple(seconds) for seconds in times], resident() - before
 
 
 def resident() -> float:

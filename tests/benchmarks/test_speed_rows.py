@@ -15,6 +15,7 @@ from floors import FLOORS
 from kept import kept
 from latest import Latest
 from table import END, PAGE, TABLES, filled
+from work import in_turn
 
 from sonet.blocks import recomputed
 from sonet.models import build
@@ -188,3 +189,10 @@ def test_the_page_takes_every_kind_of_row() -> None:
 def test_a_page_without_its_marks_is_refused() -> None:
     with pytest.raises(SystemExit, match="expected the marks"):
         filled("# no marks", {"rows": [], "environment": {}})
+
+
+def test_calls_are_timed_in_turn_and_backwards_every_other_round() -> None:
+    made: list[str] = []
+    seconds, _ = in_turn([lambda name=name: made.append(name) for name in "abc"], repeats=2)
+    assert "".join(made) == "abc" + "abc" + "cba"
+    assert [len(times) for times in seconds] == [2, 2, 2]

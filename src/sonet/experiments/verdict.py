@@ -11,7 +11,7 @@ from statistics import median
 from typing import TypeVar
 
 from sonet.experiments.agreement import agreement
-from sonet.experiments.finding import Finding
+from sonet.experiments.conclusion import Conclusion
 from sonet.experiments.pooling import below, pool, say
 from sonet.report import Leak, Row
 from sonet.report.lines import network
@@ -34,18 +34,18 @@ _CHANGES: tuple[tuple[str, dict[str, object]], ...] = (
 
 def verdict(rows: Sequence[Row], leaks: Sequence[Leak] = (), audits: Sequence[Audited] = ()) -> str:
     """A sentence on all networks, then one or two on each at the largest radius, the masked first, then the cause."""
-    found: list[Finding] = []
+    found: list[Conclusion] = []
     for model, objective in dict.fromkeys((row.model, row.objective) for row in rows):
         attacked = [row for row in _of(rows, model, objective) if row.attack != "none" and not row.changed]
         if attacked:
-            finding = _judge(network(model, objective), attacked, _of(leaks, model, objective))
+            conclusion = _judge(network(model, objective), attacked, _of(leaks, model, objective))
             more = "" if objective == "natural" else agreement(attacked)
-            finding = replace(finding, text=f"{finding.text} {more}".rstrip())
-            found.append(finding.heard(_of(audits, model, objective)))
+            conclusion = replace(conclusion, text=f"{conclusion.text} {more}".rstrip())
+            found.append(conclusion.heard(_of(audits, model, objective)))
     if not found:
         return UNFINISHED
-    masked = [str(finding) for finding in found if finding.masked]
-    others = [str(finding) for finding in found if not finding.masked]
+    masked = [str(conclusion) for conclusion in found if conclusion.masked]
+    others = [str(conclusion) for conclusion in found if not conclusion.masked]
     return " ".join([*_headline(found), *masked, *_cause(found), *others, BOUND])
 
 
@@ -53,22 +53,22 @@ def _of(entries: Sequence[E], model: str, objective: str) -> list[E]:
     return [entry for entry in entries if (entry.model, entry.objective) == (model, objective)]
 
 
-def _headline(found: list[Finding]) -> list[str]:
-    masked = ", ".join(finding.model for finding in found if finding.masked)
-    clean = ", ".join(finding.model for finding in found if finding.masked is False)
+def _headline(found: list[Conclusion]) -> list[str]:
+    masked = ", ".join(conclusion.model for conclusion in found if conclusion.masked)
+    clean = ", ".join(conclusion.model for conclusion in found if conclusion.masked is False)
     if not masked:
         return [f"No masking was found in {clean}."] * bool(clean)
     return [f"Accuracy under attack is masked in {masked}{f'; no masking found in {clean}' if clean else ''}."]
 
 
-def _cause(found: list[Finding]) -> list[str]:
+def _cause(found: list[Conclusion]) -> list[str]:
     """Why, said once for all networks in which the shared step size was seen to carry the masking."""
-    shared = [finding for finding in found if finding.shared]
+    shared = [conclusion for conclusion in found if conclusion.shared]
     if not shared:
         return []
-    where = "" if len(shared) == 1 else f" in {' and '.join(finding.model for finding in shared)}"
-    loss = ", and the cross-entropy" if all(finding.loss for finding in shared) else ""
-    shares = [(finding.own, finding.model) for finding in shared if finding.own is not None]
+    where = "" if len(shared) == 1 else f" in {' and '.join(conclusion.model for conclusion in shared)}"
+    loss = ", and the cross-entropy" if all(conclusion.loss for conclusion in shared) else ""
+    shares = [(conclusion.own, conclusion.model) for conclusion in shared if conclusion.own is not None]
     own = ""
     if shares:
         first, *rest = (f"{share:.0%}" for share, _ in shares)
@@ -82,7 +82,7 @@ def _cause(found: list[Finding]) -> list[str]:
     ]
 
 
-def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Finding:
+def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Conclusion:
     eps = max(row.eps for row in attacked if row.norm == attacked[0].norm)
     here = [row for row in attacked if (row.norm, row.eps) == (attacked[0].norm, eps)]
     coupled = any(row.step_gradient == "differentiated" for row in here)
@@ -96,7 +96,7 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Finding:
         base["step_gradient"] = "differentiated"
     start = _find(here, base)
     if start is None:
-        return Finding(model, None, "its attacks are not finished.")
+        return Conclusion(model, None, "its attacks are not finished.")
     changed = [(what, _find(here, base | change)) for what, change in _CHANGES if coupled or "loss" in change]
     others = [
         (what, left)
@@ -104,14 +104,14 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Finding:
         if left
     ]
     if not others:
-        return Finding(model, None, "its attacks are not finished.")
+        return Conclusion(model, None, "its attacks are not finished.")
     carriers = [(what, left) for what, left in others if below(left, start)]
     attack = f"PGD-{base['steps']} on cross-entropy"
     ball = f"{here[0].norm} {eps:g}"
     if not carriers:
         rest = ", ".join(f"{left.value:.2f} {what}" for what, left in others)
         text = f"no masking found: {attack} leaves {say(start)} at {ball}; to compare, {rest}."
-        return Finding(model, False, text)
+        return Conclusion(model, False, text)
     how = f", {base['attack_batch']} images at a time through differentiated step sizes," if coupled else ""
     falls = ", ".join(f"{left.value:.2f} {what}" for what, left in carriers)
     text = (
@@ -123,7 +123,7 @@ def _judge(model: str, attacked: list[Row], leaks: list[Leak]) -> Finding:
     alone, frozen = (_find(here, base | change) for _, change in _CHANGES[:2])
     margin = _find(here, base | _CHANGES[2][1])
     shares = [share for leak in leaks if leak.attack_batch == base["attack_batch"] for share in leak.shares]
-    return Finding(
+    return Conclusion(
         model,
         True,
         text,

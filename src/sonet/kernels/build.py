@@ -25,12 +25,14 @@ _POINTER, _INT, _DOUBLE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_do
 SIGNATURES: dict[str, tuple[type, ...]] = {
     "act_norm": (*(_POINTER,) * 6, *(_INT,) * 4, *(_DOUBLE,) * 3, _THREADS),
     "act_norm_back": (*(_POINTER,) * 8, *(_INT,) * 4, *(_DOUBLE,) * 2, _THREADS),
-    "weighted_sum": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 3, *(_INT,) * 2, _THREADS),
+    "weighted_sum": (*(_POINTER,) * 4, *(_INT,) * 2, *(_POINTER,) * 3, *(_INT,) * 2, _THREADS),
     "sum_norm": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 6, *(_INT,) * 4, _DOUBLE, _THREADS),
     "narrow_transpose": (*(_POINTER,) * 3, *(_INT,) * 5, _THREADS),
     "all_finite": (*(_POINTER,) * 2, *(_INT,) * 2, _THREADS),
     "error_square": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, _POINTER, *(_INT,) * 2, _THREADS),
     "error_square_back": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, *(_POINTER,) * 4, *(_INT,) * 2, _THREADS),
+    "scaled_squares": (*(_POINTER,) * 2, *(_INT,) * 2, *(_DOUBLE,) * 2, _POINTER, *(_INT,) * 2, _THREADS),
+    "scaled_squares_back": (*(_POINTER,) * 2, *(_INT,) * 2, *(_DOUBLE,) * 2, *(_POINTER,) * 2, *(_INT,) * 2, _THREADS),
 }
 
 

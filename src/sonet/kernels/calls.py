@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -88,6 +89,17 @@ def weighted_sum_along(
     """`weighted_sum`; and to dots, (N,) float64, is added the inner product of `along` and sum_k w_k terms_k."""
     result = torch.empty_like(terms[0])
     _sum(base, scale, terms, weights, result, along, dots)
+    return result
+
+
+def mixed(base: Tensor | None, weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """base + sum_k weights_nk terms_k: every sample has weights of its own, (N, K) float64, dense."""
+    result = torch.empty_like(terms[0])
+    scale = torch.ones_like(weights[:, 0])
+    _library(result).weighted_sum(
+        *(_at(base), _at(scale), _pointers(terms), _at(weights), len(terms), len(terms)),
+        *(_at(result), None, None, *_sizes(result)),
+    )
     return result
 
 
@@ -189,6 +201,31 @@ def error_square_back(
     return result
 
 
+def scaled_squares(terms: Sequence[Tensor], rows: Sequence[Sequence[float]], rtol: float, atol: float) -> Tensor:
+    """(R, N) float64: mean over a sample of (sum_k rows_rk terms_k / (atol + rtol |terms_0|))^2."""
+    first = terms[0]
+    squares = torch.empty(len(rows), len(first), dtype=torch.float64)
+    _library(first).scaled_squares(*_rows(terms, rows), rtol, atol, _at(squares), *_sizes(first))
+    return squares
+
+
+def scaled_squares_back(
+    terms: Sequence[Tensor], rows: Sequence[Sequence[float]], rtol: float, atol: float, grad: Tensor
+) -> list[Tensor]:
+    """The gradients of `scaled_squares` to the terms."""
+    results = [torch.empty_like(term) for term in terms]
+    _library(terms[0]).scaled_squares_back(
+        *_rows(terms, rows), rtol, atol, _at(grad), _pointers(results), *_sizes(terms[0])
+    )
+    return results
+
+
+def _rows(
+    terms: Sequence[Tensor], rows: Sequence[Sequence[float]]
+) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_double], int, int]:
+    return _pointers(terms), _doubles([weight for row in rows for weight in row]), len(terms), len(rows)
+
+
 def _sum(
     base: Tensor | None,
     scale: Tensor,
@@ -200,15 +237,33 @@ def _sum(
 ) -> None:
     pointers, factors = _list(terms, weights)
     _library(result).weighted_sum(
-        *(_at(base), _at(scale), pointers, factors, len(terms)), *map(_at, (result, along, dots)), *_sizes(result)
+        *(_at(base), _at(scale), pointers, factors, len(terms), 0), *map(_at, (result, along, dots)), *_sizes(result)
     )
 
 
 def _list(
     terms: Sequence[Tensor], weights: Sequence[float]
 ) -> tuple[ctypes.Array[ctypes.c_void_p], ctypes.Array[ctypes.c_double]]:
-    count = len(terms)
-    return (ctypes.c_void_p * count)(*(term.data_ptr() for term in terms)), (ctypes.c_double * count)(*weights)
+    return _pointers(terms), _doubles(weights)
+
+
+def _pointers(terms: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return _pointer_arrays(len(terms))(*(term.data_ptr() for term in terms))
+
+
+def _doubles(values: Sequence[float]) -> ctypes.Array[ctypes.c_double]:
+    return _double_arrays(len(values))(*values)
+
+
+@cache
+def _pointer_arrays(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
+    """Kept: ctypes makes the class anew once nobody holds it, which takes longer than a call, and leaves cycles."""
+    return ctypes.c_void_p * count
+
+
+@cache
+def _double_arrays(count: int) -> type[ctypes.Array[ctypes.c_double]]:
+    return ctypes.c_double * count
 
 
 def _sizes(values: Tensor) -> tuple[int, int, int]:

@@ -250,13 +250,15 @@ static inline double sum_one(const REAL *base, REAL scale, const REAL *const *te
     return dot;
 }
 
-/* out = base + scale[n] * t, t = sum_k weights[k] * terms[k]; base may be missing. With `along`, dots[n] += <along, t>. */
+/* out = base + scale[n] * t, t = sum_k weights[k] * terms[k]; base may be missing. With `along`, dots[n] += <along, t>.
+ * Sample n takes its weights from n * own on: own is 0 where all have the same, K where each has its own. */
 extern "C" void weighted_sum(const REAL *base, const double *scale, const REAL *const *terms, const double *weights,
-                             int64_t K, REAL *out, const REAL *along, double *dots, int64_t N, int64_t M,
+                             int64_t K, int64_t own, REAL *out, const REAL *along, double *dots, int64_t N, int64_t M,
                              int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t n = 0; n < N; n++) {
-        const double dot = sum_one(base, (REAL)scale[n], terms, weights, K, out + n * M, along, n * M, M);
+        const double dot =
+            sum_one(base, (REAL)scale[n], terms, weights + n * own, K, out + n * M, along, n * M, M);
         if (along) dots[n] += dot;
     }
 }
@@ -359,6 +361,83 @@ extern "C" void error_square_back(const REAL *y0, const REAL *y1, const double *
             const REAL first = p > q ? slip : p == q ? slip / 2 : 0, second = slip - first;
             dy0[e] += y0[e] > 0 ? first : y0[e] < 0 ? -first : 0;
             dy1[e] += y1[e] > 0 ? second : y1[e] < 0 ? -second : 0;
+        }
+    }
+}
+
+/* squares[r, n] = mean over a sample of (t_r / (atol + rtol |terms[0]|))^2, t_r = sum_k rows[r, k] * terms[k],
+ * over those that have a weight: no NaN comes from the others. */
+extern "C" void scaled_squares(const REAL *const *terms, const double *rows, int64_t K, int64_t R, double rtol,
+                               double atol, double *squares, int64_t N, int64_t M, int threads) {
+    const vec relative = splat((REAL)rtol), absolute = splat((REAL)atol);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t r = 0; r < R; r++) {
+            const int64_t start = n * M, whole = start + M / W * W;
+            double more = 0;
+            for (int64_t e = start; e < whole;) {
+                const int64_t stop = run(e, whole, W);
+                vec sum = {0};
+                for (; e < stop; e += W) {
+                    vec a = {0}, y = load(terms[0] + e);
+                    for (int64_t k = 0; k < K; k++)
+                        if (rows[r * K + k]) a += splat((REAL)rows[r * K + k]) * load(terms[k] + e);
+                    a /= absolute + relative * (y < 0 ? -y : y);
+                    sum += a * a;
+                }
+                more += total(sum);
+            }
+            for (int64_t e = whole; e < start + M; e++) {
+                REAL a = 0, y = terms[0][e];
+                for (int64_t k = 0; k < K; k++)
+                    if (rows[r * K + k]) a += (REAL)rows[r * K + k] * terms[k][e];
+                a /= (REAL)atol + (REAL)rtol * (y < 0 ? -y : y);
+                more += (double)a * a;
+            }
+            squares[r * N + n] = more / (double)M;
+        }
+}
+
+/* The gradient of scaled_squares, given that of squares: to terms[k], into outs[k]. That of |0| is 0. */
+extern "C" void scaled_squares_back(const REAL *const *terms, const double *rows, int64_t K, int64_t R, double rtol,
+                                    double atol, const double *grad, REAL *const *outs, int64_t N, int64_t M,
+                                    int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t n = 0; n < N; n++) {
+        const int64_t start = n * M, whole = start + M / W * W;
+        const vec zero = {0}, relative = splat((REAL)rtol), absolute = splat((REAL)atol);
+        for (int64_t e = start; e < whole; e += W) {
+            const vec y = load(terms[0] + e), tol = absolute + relative * (y < 0 ? -y : y);
+            vec slip = {0};
+            for (int64_t r = 0; r < R; r++) {
+                const vec f = splat((REAL)(2 * grad[r * N + n] / (double)M));
+                vec a = {0};
+                for (int64_t k = 0; k < K; k++)
+                    if (rows[r * K + k]) a += splat((REAL)rows[r * K + k]) * load(terms[k] + e);
+                a /= tol;
+                slip -= f * a * a / tol * relative;
+                a *= f / tol;
+                for (int64_t k = 0; k < K; k++) {
+                    const vec share = splat((REAL)rows[r * K + k]) * a;
+                    store(outs[k] + e, r ? load(outs[k] + e) + share : share);
+                }
+            }
+            store(outs[0] + e, load(outs[0] + e) + (y > 0 ? slip : y < 0 ? -slip : zero));
+        }
+        for (int64_t e = whole; e < start + M; e++) {
+            const REAL y = terms[0][e], tol = (REAL)atol + (REAL)rtol * (y < 0 ? -y : y);
+            REAL slip = 0;
+            for (int64_t r = 0; r < R; r++) {
+                const REAL f = (REAL)(2 * grad[r * N + n] / (double)M);
+                REAL a = 0;
+                for (int64_t k = 0; k < K; k++)
+                    if (rows[r * K + k]) a += (REAL)rows[r * K + k] * terms[k][e];
+                a /= tol;
+                slip -= f * a * a / tol * (REAL)rtol;
+                a *= f / tol;
+                for (int64_t k = 0; k < K; k++) outs[k][e] = (r ? outs[k][e] : 0) + (REAL)rows[r * K + k] * a;
+            }
+            outs[0][e] += y > 0 ? slip : y < 0 ? -slip : 0;
         }
     }
 }

@@ -11,11 +11,11 @@ from torch import Tensor
 from sonet.solvers.control import Adaptive, Fixed
 from sonet.solvers.directed import Directed, step
 from sonet.solvers.finite import finite_samples
-from sonet.solvers.interpolation import quartic
+from sonet.solvers.interpolation import quartic, quartic_weights
 from sonet.solvers.ledger import Ledger, OnFailure, Underway
 from sonet.solvers.recompute import Remade, piece
 from sonet.solvers.solution import Solution, Status
-from sonet.solvers.step import Tolerance, Trial, per_sample
+from sonet.solvers.step import Tolerance, Trial
 from sonet.solvers.step_size import error_ratio, initial_step, make_pool, next_step
 from sonet.types import Field, State
 
@@ -234,10 +234,8 @@ def _retry_smaller(
 def _read_end(y: State, slope: State, trial: Trial, slope1: State, h: Tensor, x: Tensor) -> State:
     """The state inside the step just taken, at the share x, (N,), of its size, by dense output."""
     assert trial.middle is not None  # asked for where a sample reaches the end
-    return tuple(
-        quartic(y0, mid, y1, f0, f1, per_sample(h, y0), per_sample(x, y0))
-        for y0, mid, y1, f0, f1 in zip(y, trial.middle, trial.y1, slope, slope1, strict=True)
-    )
+    weights = quartic_weights(h, x)
+    return tuple(quartic(data, weights) for data in zip(y, trial.middle, trial.y1, slope, slope1, strict=True))
 
 
 def _choose(which: Tensor, yes: State, no: State) -> State:

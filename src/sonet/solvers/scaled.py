@@ -8,51 +8,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonet.kernels import alike, error_square, error_square_back, untouched, usable
+from sonet.kernels import alike, scaled_squares, scaled_squares_back, untouched, usable
 from sonet.solvers.own_gradient import by_autograd, by_hand, laid_out
 from sonet.solvers.step import Tolerance, combine, mean_square
 from sonet.types import State
 
+Rows = Sequence[Sequence[float]]
 
-def scaled_square(y: Tensor, tolerance: Tolerance, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """(N,) float64: the mean square over a sample of sum_k w_k terms_k / (atol + rtol |y|).
+
+def in_tolerances(terms: State, tolerance: Tolerance, rows: Rows) -> Tensor:
+    """(R, N) float64: for each row the mean square over a sample of sum_k w_rk terms_k / (atol + rtol |terms_0|).
 
     One node of the graph with kernels and without: what is recomputed keeps as much, however the switch stands by then.
     """
-    if alike(y, *terms) and untouched(y, *terms):
-        return _Scaled.apply(tolerance, tuple(weights), y, *terms)  # type: ignore[no-any-return, no-untyped-call]
-    return _plain(y, tolerance, terms, weights)
+    if alike(*terms) and untouched(*terms):
+        return _Scaled.apply(tolerance, rows, *terms)  # type: ignore[no-any-return, no-untyped-call]
+    return _plain(tolerance, rows, terms)
 
 
-def _plain(y: Tensor, tolerance: Tolerance, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return mean_square(combine(weights, terms) / (tolerance.atol + tolerance.rtol * y.abs()))
+def _plain(tolerance: Tolerance, rows: Rows, terms: State) -> Tensor:
+    unit = tolerance.atol + tolerance.rtol * terms[0].abs()
+    return torch.stack([mean_square(combine(row, terms) / unit) for row in rows])
 
 
 class _Scaled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tolerance: Tolerance, weights: tuple[float, ...], y: Tensor, *terms: Tensor) -> Tensor:
-        ctx.tolerance, ctx.weights = tolerance, weights
-        ctx.save_for_backward(y, *terms)
-        if not usable(y):
-            return _plain(y, tolerance, terms, weights)
-        return error_square(y, y, _ones(y), terms, weights, tolerance.rtol, tolerance.atol)
+    def forward(ctx: Any, tolerance: Tolerance, rows: Rows, *terms: Tensor) -> Tensor:
+        ctx.tolerance, ctx.rows = tolerance, rows
+        ctx.save_for_backward(*terms)
+        if not usable(*terms):
+            return _plain(tolerance, rows, terms)
+        return scaled_squares(terms, rows, tolerance.rtol, tolerance.atol)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        tolerance, weights = ctx.tolerance, ctx.weights
+        tolerance, rows = ctx.tolerance, ctx.rows
         saved: State = ctx.saved_tensors
         if not by_hand((saved[0], *grads)):
             found = by_autograd(
-                lambda y, *terms: (_plain(y, tolerance, terms, weights),), saved, ctx.needs_input_grad[2:], grads
+                lambda *terms: (_plain(tolerance, rows, terms),), saved, ctx.needs_input_grad[2:], grads
             )
             return None, None, *found
-        y, *terms = saved if alike(*saved) else laid_out(saved)
-        dy = torch.zeros_like(y)
-        dsum = error_square_back(
-            y, y, _ones(y), terms, weights, tolerance.rtol, tolerance.atol, grads[0].contiguous(), dy, dy
-        )
-        return None, None, dy, *(dsum if w == 1 else dsum * w for w in weights)
-
-
-def _ones(y: Tensor) -> Tensor:
-    return torch.ones(len(y), dtype=torch.float64, device=y.device)
+        terms = saved if alike(*saved) else laid_out(saved)
+        rtol, atol = tolerance.rtol, tolerance.atol
+        return None, None, *scaled_squares_back(terms, rows, rtol, atol, grads[0].contiguous())

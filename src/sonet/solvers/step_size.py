@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sonet.solvers.control import Adaptive
-from sonet.solvers.scaled import scaled_square
-from sonet.solvers.step import Tolerance, Trial, per_sample
+from sonet.solvers.mixture import mixture
+from sonet.solvers.scaled import in_tolerances
+from sonet.solvers.step import Tolerance, Trial
 from sonet.types import Field, State
 
 Pool = Callable[[Tensor], Tensor]
@@ -53,13 +54,12 @@ def initial_step(field: Field, t: Tensor, y: State, slope: State, control: Adapt
     """
     tolerance = Tolerance(control.rtol, control.atol)
 
-    def rms(weights: Sequence[float], *terms: State) -> list[Tensor]:
-        """RMS over each share of sum_k w_k terms_k in units of the tolerance, for each tensor of the state."""
-        return [
-            _root(pool(scaled_square(part, tolerance, some, weights))) for part, *some in zip(y, *terms, strict=True)
-        ]
+    def rms(rows: Sequence[Sequence[float]], *terms: State) -> list[list[Tensor]]:
+        """The RMS over each share of each row's sum of terms, in units of the tolerance; by tensors of the state."""
+        parts = [in_tolerances(some, tolerance, rows) for some in zip(*terms, strict=True)]
+        return [[_root(pool(squares[r])) for squares in parts] for r in range(len(rows))]
 
-    d0, d1 = rms((1.0,), y), rms((1.0,), slope)
+    d0, d1 = rms(((1.0, 0.0), (0.0, 1.0)), y, slope)
     state_norm, slope_norm = _largest(d0), _largest(d1)
     tiny = (state_norm < 1e-5) | (slope_norm < 1e-5)
     if control.initial == "joint":
@@ -68,8 +68,9 @@ def initial_step(field: Field, t: Tensor, y: State, slope: State, control: Adapt
         # A tensor that stands still (slope 0) says nothing about the step.
         guess = _largest([torch.where(b > 0, a / torch.where(b > 0, b, 1.0), 0.0) for a, b in zip(d0, d1, strict=True)])
     h0 = torch.where(tiny, 1e-6, 0.01 * guess)
-    ahead = tuple(torch.addcmul(part, s, per_sample(h0, part)) for part, s in zip(y, slope, strict=True))
-    bend = _largest(rms((1.0, -1.0), field(t + h0, ahead), slope)) / h0
+    ahead = tuple(mixture(part, h0[:, None], (s,)) for part, s in zip(y, slope, strict=True))
+    (change,) = rms(((0.0, 1.0, -1.0),), y, field(t + h0, ahead), slope)
+    bend = _largest(change) / h0
     steepest = torch.maximum(slope_norm, bend)
     flat = steepest <= 1e-15
     h1 = (0.01 / torch.where(flat, 1.0, steepest)) ** (1 / control.tableau.order)

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_cases import DOUBLE, EPS, Case, cases, drawn, errors, no_worse, same
 from torch import Tensor
 
-from sonet.kernels import act_norm, act_norm_back, sum_norm, weighted_sum
+from sonet.kernels import Sum, act_norm, act_norm_back, sum_norm, weighted_sum
 
 pytestmark = pytest.mark.usefixtures("compiled")
 FLOAT = torch.finfo(torch.float32).eps
@@ -160,3 +161,20 @@ def test_a_sum_normalised_on_the_way_is_the_sum_normalised(case: Case) -> None:
         errors([kept, *rest], expected), [1.0, *[part.abs().max() for part in expected[1:]]], strict=True
     ):
         assert error <= DOUBLE * size
+
+
+@quick
+@given(cases(), st.booleans(), st.booleans())
+def test_a_gradient_summed_on_the_way_is_the_sum(case: Case, based: bool, sized: bool) -> None:
+    """With the gradients of the weights, and the inner products that a step's size wants."""
+    grad, values, weight, bias = case.inputs()
+    terms, scale = [drawn(40 + i, *case.shape) for i in range(3)], drawn(50, len(values))
+    along, dots = drawn(60, *case.shape), [torch.ones(len(values), dtype=torch.float64) for _ in range(2)]
+    summed = [
+        Sum(grad if based else None, scale, terms, [0.3, -2.0, 1.5], *((along, d) if sized else ())) for d in dots
+    ]
+    _, mean, rstd = act_norm(values, weight, bias, case.groups, EPS, case.sign, case.slope)
+    rest = (values, weight, mean, rstd, case.sign, case.slope)
+    found, expected = act_norm_back(summed[0], *rest), act_norm_back(summed[1].made(), *rest)
+    assert same([part for part in found if part is not None], [part for part in expected if part is not None])
+    assert torch.equal(dots[0], dots[1])

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from kernel_cases import DOUBLE, drawn, errors, no_worse, same
 from torch import Tensor
 
-from sonet.kernels import all_finite, error_square, error_square_back, weighted_sum, weighted_sum_along
+from sonet.kernels import (
+    Sum,
+    all_finite,
+    error_square,
+    error_square_back,
+    scaled_squares,
+    scaled_squares_back,
+    weighted_sum,
+)
 from sonet.solvers.step import combine, mean_square
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -37,7 +45,7 @@ def test_sums_are_the_operators(shape: tuple[int, ...], count: int, based: bool,
     expected = per(scale, inner) * inner + (base if based else 0)
     dots = torch.ones(len(base), dtype=torch.float64)
     got = [weighted_sum(base if based else None, scale, terms, weights)]
-    got += [weighted_sum_along(base if based else None, scale, terms, weights, along, dots), dots]
+    got += [Sum(base if based else None, scale, terms, weights, along, dots).made(), dots]
     size = 10 * (1 + expected.abs().max().item())
     wanted = [expected, expected, 1 + (along * inner).flatten(1).sum(1)]
     for error, unit in zip(errors(got, wanted), (size, size, size * base[0].numel()), strict=True):
@@ -110,10 +118,41 @@ def test_inner_products_of_large_states_in_float32() -> None:
     """All of one sign, so that a sum in float32 that is carried along would lose digits."""
     along, term = (drawn(i, 2, 64, 64, 64, dtype=torch.float32).abs() for i in range(2))
     dots, ones = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
-    weighted_sum_along(None, ones, [term], [1.0], along, dots)
+    Sum(None, ones, [term], [1.0], along, dots).made()
     truth = (along.double() * term.double()).flatten(1).sum(1)
     plain = (along * term).flatten(1).sum(1)
     assert no_worse([dots], [plain], [truth], [truth.max().item()], torch.finfo(torch.float32).eps)
+
+
+ROWS = ((1.0, 0.0, 0.0), (0.0, 0.5, -2.0), (0.3, 0.0, 1.0))
+
+
+def scaled_and_plain(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+    """(squares, gradients to the terms), by the kernels and by the operators in float64; zeros are among the first."""
+    first, _, terms = state(shape, 2, seed, dtype)
+    first.permute(0, 2, 3, 1).flatten(1)[:, ::3] = 0.0
+    terms, grad = [first, *terms], drawn(seed + 60, len(ROWS), shape[0])
+    fast = [scaled_squares(terms, ROWS, 0.1, 0.03), *scaled_squares_back(terms, ROWS, 0.1, 0.03, grad)]
+    asked = [term.double().requires_grad_() for term in terms]
+    unit = 0.03 + 0.1 * asked[0].abs()
+    squares = torch.stack([mean_square(combine(row, asked) / unit) for row in ROWS])
+    return fast, [squares.detach(), *torch.autograd.grad(squares, asked, grad)]
+
+
+@quick
+@given(shapes, st.integers(0, 99), st.sampled_from([torch.float64, torch.float32]))
+def test_squares_in_tolerances_are_the_operators(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> None:
+    fast, plain = scaled_and_plain(shape, seed, dtype)
+    unit = DOUBLE if dtype == torch.float64 else 32 * torch.finfo(dtype).eps
+    for error, part in zip(errors(fast, plain), plain, strict=True):
+        assert error <= unit * (1 + part.abs().max().item())
+
+
+def test_a_term_without_weight_spoils_no_row() -> None:
+    terms = [drawn(i, 3, 5, 3, 3) for i in range(3)]
+    terms[2][1, 2, 1, 1] = torch.nan
+    squares = scaled_squares(terms, ROWS, 0.1, 0.03)
+    assert squares.isnan().tolist() == [[False] * 3, [False, True, False], [False, True, False]]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -127,7 +166,7 @@ def test_what_is_no_number_spoils_one_sample(bad: float, place: int, dtype: torc
         if spoil:
             terms[1][1].permute(1, 2, 0).flatten()[place] = bad
         dots = torch.zeros(3, dtype=torch.float64)
-        total = weighted_sum_along(base, scale, terms, WEIGHTS[:3], base, dots)
+        total = Sum(base, scale, terms, WEIGHTS[:3], base, dots).made()
         squares = error_square(base, total, scale, terms, WEIGHTS[:3], 0.1, 0.1)
         results.append([total, dots, squares, all_finite(terms[1]), all_finite(total)])
     well, ill = results
@@ -161,7 +200,7 @@ def test_threads_change_no_bit(two_threads: None) -> None:
         torch.set_num_threads(threads)
         base, scale, terms = state((5, 7, 6, 6), 3, 0, torch.float32)
         dots = torch.zeros(5, dtype=torch.float64)
-        total = weighted_sum_along(base, scale, terms, WEIGHTS[:3], base, dots)
+        total = Sum(base, scale, terms, WEIGHTS[:3], base, dots).made()
         dbefore, dafter = torch.zeros_like(base), torch.zeros_like(base)
         squares = error_square(base, total, scale, terms, WEIGHTS[:3], 0.1, 0.1)
         dsum = error_square_back(base, total, scale, terms, WEIGHTS[:3], 0.1, 0.1, squares, dbefore, dafter)

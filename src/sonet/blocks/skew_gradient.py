@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-from sonet.kernels import act_norm, act_norm_back, channels_last, narrow_kernel, narrow_transpose, sum_norm, usable
+from sonet.kernels import (
+    Sum,
+    act_norm,
+    act_norm_back,
+    channels_last,
+    narrow_kernel,
+    narrow_transpose,
+    sum_norm,
+    usable,
+)
 from sonet.types import State
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ class Norm:
         return act_norm(values, self.weight, self.bias, self.groups, self.eps, self.sign, self.slope)
 
     def back(
-        self, grad: Tensor, values: Tensor, mean: Tensor, rstd: Tensor, weights: bool
+        self, grad: Tensor | Sum, values: Tensor, mean: Tensor, rstd: Tensor, weights: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return act_norm_back(grad, values, self.weight, mean, rstd, self.sign, self.slope, weights)
 
@@ -87,7 +96,7 @@ class SkewGradient:
         dz, *of_v = n4(v)
         return (dy, dz), (u, v, *by_y, *by_z, *of_u, *of_v, *((ny, nz) if weights else ()))
 
-    def pull(self, state: State, kept: State, grad: State, *, weights: bool) -> tuple[State, State]:
+    def pull(self, state: State, kept: State, grad: tuple[Tensor | Sum, ...], *, weights: bool) -> tuple[State, State]:
         (y, z), (n1, n2, n3, n4) = state, self.norms
         u, v, my, ry, mz, rz, mu, ru, mv, rv, *normed = kept
         du, w3, b3 = n3.back(grad[0], u, mu, ru, weights)

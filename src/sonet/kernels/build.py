@@ -24,7 +24,7 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 _POINTER, _INT, _DOUBLE, _THREADS = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
 SIGNATURES: dict[str, tuple[type, ...]] = {
     "act_norm": (*(_POINTER,) * 6, *(_INT,) * 4, *(_DOUBLE,) * 3, _THREADS),
-    "act_norm_back": (*(_POINTER,) * 8, *(_INT,) * 4, *(_DOUBLE,) * 2, _THREADS),
+    "act_norm_back": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 9, *(_INT,) * 4, *(_DOUBLE,) * 2, _THREADS),
     "weighted_sum": (*(_POINTER,) * 4, *(_INT,) * 2, *(_POINTER,) * 3, *(_INT,) * 2, _THREADS),
     "sum_norm": (*(_POINTER,) * 4, _INT, *(_POINTER,) * 6, *(_INT,) * 4, _DOUBLE, _THREADS),
     "narrow_transpose": (*(_POINTER,) * 3, *(_INT,) * 5, _THREADS),

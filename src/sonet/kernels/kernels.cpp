@@ -136,10 +136,45 @@ extern "C" void act_norm(const REAL *u, const REAL *weight, const REAL *bias, RE
     }
 }
 
-/* The gradient of act_norm to u and, where dweight is given, to weight and bias, (N, C) per sample. */
-extern "C" void act_norm_back(const REAL *grad, const REAL *u, const REAL *weight, const REAL *mean, const REAL *rstd, REAL *du,
-                   REAL *dweight, REAL *dbias, int64_t N, int64_t P, int64_t C, int64_t G, double sign_,
-                   double slope_, int threads) {
+/* One sample: out = base + scale * t from `start` on, M numbers, t = sum_k weights[k] * terms[k]; <along, t>. */
+static inline double sum_one(const REAL *base, REAL scale, const REAL *const *terms, const double *weights, int64_t K,
+                             REAL *out, const REAL *along, int64_t start, int64_t M) {
+    const int64_t whole = M / (2 * W) * 2 * W;
+    const vec s = splat(scale);
+    double dot = 0;
+    for (int64_t e = 0; e < whole;) {
+        const int64_t stop = run(e, whole, 2 * W);
+        vec d0 = {0}, d1 = {0};
+        for (; e < stop; e += 2 * W) {
+            vec a = {0}, b = {0};
+            for (int64_t k = 0; k < K; k++) {
+                const vec w = splat((REAL)weights[k]);
+                a += w * load(terms[k] + start + e);
+                b += w * load(terms[k] + start + e + W);
+            }
+            if (along) d0 += a * load(along + start + e), d1 += b * load(along + start + e + W);
+            a *= s, b *= s;
+            if (base) a += load(base + start + e), b += load(base + start + e + W);
+            store(out + e, a);
+            store(out + e + W, b);
+        }
+        if (along) dot += total(d0) + total(d1);
+    }
+    for (int64_t e = whole; e < M; e++) {
+        REAL a = 0;
+        for (int64_t k = 0; k < K; k++) a += (REAL)weights[k] * terms[k][start + e];
+        if (along) dot += (double)a * along[start + e];
+        out[e] = a * scale + (base ? base[start + e] : 0);
+    }
+    return dot;
+}
+
+/* The gradient of act_norm to u and, where dweight is given, to weight and bias, (N, C) per sample. That of its result is
+ * summed here, as by weighted_sum, and nowhere kept; it is `base` where there are no terms. */
+extern "C" void act_norm_back(const REAL *base, const double *scale, const REAL *const *terms, const double *weights,
+                              int64_t K, const REAL *along, double *dots, const REAL *u, const REAL *weight,
+                              const REAL *mean, const REAL *rstd, REAL *du, REAL *dweight, REAL *dbias, int64_t N,
+                              int64_t P, int64_t C, int64_t G, double sign_, double slope_, int threads) {
     const int64_t M = P * C, L = C / gcd(C, W) * W, blocks = M / L, rest = blocks * L, D = C / G;
     const vec sign = splat((REAL)sign_), slope = splat((REAL)slope_), steep = splat((REAL)(sign_ * slope_));
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -149,10 +184,15 @@ extern "C" void act_norm_back(const REAL *grad, const REAL *u, const REAL *weigh
         double *sums = (double *)malloc(2 * (C + G) * sizeof(double));
         double *sg = sums, *sx = sums + C, *A = sums + 2 * C, *B = A + G;
         int64_t *group = lane_groups(L, C, D);
+        REAL *here = K ? (REAL *)malloc(M * sizeof(REAL)) : NULL;
 #pragma omp for schedule(static)
         for (int64_t n = 0; n < N; n++) {
-            const REAL *x = u + n * M, *g = grad + n * M;
+            const REAL *x = u + n * M, *g = K ? here : base + n * M;
             REAL *out = du + n * M;
+            if (K) {
+                const double dot = sum_one(base, (REAL)scale[n], terms, weights, K, here, along, n * M, M);
+                if (along) dots[n] += dot;
+            }
             for (int64_t c = 0; c < C; c++) sg[c] = sx[c] = 0;
             for (int64_t i = 0; i < G; i++) A[i] = B[i] = 0;
             for (int64_t i = 0; i < L; i++) centre[i] = mean[n * G + group[i]];
@@ -211,43 +251,8 @@ extern "C" void act_norm_back(const REAL *grad, const REAL *u, const REAL *weigh
                 out[e] = p > 0 ? d * (REAL)sign_ : d * (REAL)(sign_ * slope_);
             }
         }
-        free(lanes);
-        free(sums);
-        free(group);
+        free(lanes), free(sums), free(group), free(here);
     }
-}
-
-/* One sample of what follows: out from `start` on, M numbers; the inner product of `along` and t. */
-static inline double sum_one(const REAL *base, REAL scale, const REAL *const *terms, const double *weights, int64_t K,
-                             REAL *out, const REAL *along, int64_t start, int64_t M) {
-    const int64_t whole = M / (2 * W) * 2 * W;
-    const vec s = splat(scale);
-    double dot = 0;
-    for (int64_t e = 0; e < whole;) {
-        const int64_t stop = run(e, whole, 2 * W);
-        vec d0 = {0}, d1 = {0};
-        for (; e < stop; e += 2 * W) {
-            vec a = {0}, b = {0};
-            for (int64_t k = 0; k < K; k++) {
-                const vec w = splat((REAL)weights[k]);
-                a += w * load(terms[k] + start + e);
-                b += w * load(terms[k] + start + e + W);
-            }
-            if (along) d0 += a * load(along + start + e), d1 += b * load(along + start + e + W);
-            a *= s, b *= s;
-            if (base) a += load(base + start + e), b += load(base + start + e + W);
-            store(out + e, a);
-            store(out + e + W, b);
-        }
-        if (along) dot += total(d0) + total(d1);
-    }
-    for (int64_t e = whole; e < M; e++) {
-        REAL a = 0;
-        for (int64_t k = 0; k < K; k++) a += (REAL)weights[k] * terms[k][start + e];
-        if (along) dot += (double)a * along[start + e];
-        out[e] = a * scale + (base ? base[start + e] : 0);
-    }
-    return dot;
 }
 
 /* out = base + scale[n] * t, t = sum_k weights[k] * terms[k]; base may be missing. With `along`, dots[n] += <along, t>.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sonet.kernels import error_square_back, weighted_sum, weighted_sum_along
+from sonet.kernels import Sum, error_square_back, weighted_sum
 from sonet.solvers.own_gradient import dense
 from sonet.types import State
 
@@ -61,13 +61,16 @@ class Backward:
         for p in range(self.task.parts):
             dy1[p] = self._sums(p, dy1[p], dsquares[p], dhalf[p])
         dweights = self._stages(dy1, dlast)
-        first = [self._stage(0, p, dlast[p] if self.task.tableau.stages == 1 else None) for p in range(len(self.y))]
+        first = self._filled(
+            [self._stage(0, p, dlast[p] if self.task.tableau.stages == 1 else None) for p in range(len(self.y))]
+        )
         ones = torch.ones_like(self.h)
         whole = tuple(
             weighted_sum(None, ones, some, [1.0] * len(some)) if some else torch.zeros_like(part)
             for some, part in zip(self.dy, self.y, strict=True)
         )
-        return self.dots if self.sized else None, whole, self._filled(first), dweights
+        dslope = tuple(part.made() if isinstance(part, Sum) else part for part in first)
+        return self.dots if self.sized else None, whole, dslope, dweights
 
     def _outputs(self, grads: Some) -> tuple[list[Tensor | None], ...]:
         """Those of y_1, the last stage, the error's squares and the middle, for each tensor of the state."""
@@ -123,17 +126,16 @@ class Backward:
                     self.dy[p].append(total)
         return dweights
 
-    def _stage(self, j: int, p: int, base: Tensor | None) -> Tensor | None:
-        """The gradient of tensor p of stage j, from all the sums it went into; `dots` gets its share of dh."""
+    def _stage(self, j: int, p: int, base: Tensor | None) -> Tensor | Sum | None:
+        """The gradient of tensor p of stage j, from all the sums it went into; `dots` will get its share of dh."""
         pairs = [(weights[j], grad) for weights, grad in self.flows[p] if j < len(weights) and weights[j]]
         if not pairs:
             return base
         terms, weights = [grad for _, grad in pairs], [w for w, _ in pairs]
-        if self.sized:
-            return weighted_sum_along(base, self.h, terms, weights, self.stages[j][p], self.dots)
-        return weighted_sum(base, self.h, terms, weights)
+        along = (self.stages[j][p], self.dots) if self.sized else (None, None)
+        return Sum(base, self.h, terms, weights, *along)
 
-    def _filled(self, some: Some) -> State:
+    def _filled(self, some: Sequence[Tensor | Sum | None]) -> tuple[Tensor | Sum, ...]:
         return tuple(torch.zeros_like(part) if grad is None else grad for grad, part in zip(some, self.y, strict=True))
 
     def _error(self, p: int, grad: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -7,22 +7,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonet.kernels import alike, mixed, usable, weighted_sum, weighted_sum_along
+from sonet.kernels import Sum, alike, mixed, untouched, usable, weighted_sum
 from sonet.solvers.own_gradient import by_hand
 from sonet.solvers.step import per_sample
 from sonet.types import State
 
 
 def mixture(base: Tensor | None, weights: Tensor, terms: State) -> Tensor:
-    """base + sum_k w_nk terms_k; weights: (N, K) float64. Without a base at least two terms."""
+    """base + sum_k w_nk terms_k; weights: (N, K) float64.
+
+    One node of the graph with kernels and without: what is recomputed keeps as much, however the switch stands by then.
+    """
     every = terms if base is None else (base, *terms)
-    if alike(*every) and usable(*every):
+    if not every:
+        raise ValueError("mixture: expected a base or terms, got neither. A sum of nothing has no shape.")
+    if alike(*every) and untouched(*every):
         return _Mixture.apply(base, weights, *terms)  # type: ignore[no-any-return, no-untyped-call]
+    return _plain(base, weights, terms)
+
+
+def _plain(base: Tensor | None, weights: Tensor, terms: State) -> Tensor:
     value = base
     for k, term in enumerate(terms):
         weight = per_sample(weights[:, k], term)
         value = term * weight if value is None else torch.addcmul(value, term, weight)
-    assert value is not None
+    assert value is not None  # the caller refuses a sum of nothing
     return value
 
 
@@ -36,28 +45,37 @@ class _Mixture(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor | None, weights: Tensor, *terms: Tensor) -> Tensor:
         ctx.layout = torch.contiguous_format if terms[0].is_contiguous() else torch.channels_last
         ctx.save_for_backward(weights, *(terms if ctx.needs_input_grad[1] else ()))
-        return mixed(base, weights.contiguous(), terms)
+        every = terms if base is None else (base, *terms)
+        return mixed(base, weights.contiguous(), terms) if usable(*every) else _plain(base, weights, terms)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous(memory_format=ctx.layout)
-        weights, *kept = ctx.saved_tensors
-        by_kernels = by_hand((grad, *kept))
-        asked = ctx.needs_input_grad[2:]
-
-        def share(k: int) -> tuple[Tensor | None, Tensor | None]:
-            """Of term k: its gradient and that of its weight."""
-            weight, needed = weights[:, k].contiguous(), asked[k]
-            term = kept[k].contiguous(memory_format=ctx.layout) if kept else None
-            if not by_kernels:
-                dot = None if term is None else (grad * term).to(weight.dtype).flatten(1).sum(1)
-                return grad * per_sample(weight, grad) if needed else None, dot
-            if term is None:
-                return weighted_sum(None, weight, [grad], [1.0]) if needed else None, None
-            dot = torch.zeros_like(weight)
-            return weighted_sum_along(None, weight, [grad], [1.0], term, dot), dot
-
-        shares = [share(k) for k in range(len(asked))]
+        (grad,) = grads
+        weights, *terms = ctx.saved_tensors
+        asked = ctx.needs_input_grad
+        share = _share_by_kernels if by_hand((grad, *terms)) else _share
+        if share is _share_by_kernels:
+            grad, *terms = (part.contiguous(memory_format=ctx.layout) for part in (grad, *terms))
+        shares = [share(grad, weights[:, k], terms[k] if terms else None, needed) for k, needed in enumerate(asked[2:])]
         dots = [dot for _, dot in shares if dot is not None]
-        of_base = grad if ctx.needs_input_grad[0] else None
-        return of_base, torch.stack(dots, 1) if dots else None, *(dterm for dterm, _ in shares)
+        return grad if asked[0] else None, torch.stack(dots, 1) if dots else None, *(dterm for dterm, _ in shares)
+
+
+def _share(grad: Tensor, weight: Tensor, term: Tensor | None, needed: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Of one term: its gradient where it is needed, and that of its weight where the term was kept."""
+    dot = None
+    if term is not None:
+        dot = (grad * term).to(weight.dtype)
+        if term.dim() > 1:
+            dot = dot.sum(tuple(range(1, term.dim())))
+    return grad * per_sample(weight, grad) if needed else None, dot
+
+
+def _share_by_kernels(
+    grad: Tensor, weight: Tensor, term: Tensor | None, needed: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    weight = weight.contiguous()
+    if term is None:
+        return weighted_sum(None, weight, [grad], [1.0]) if needed else None, None
+    dot = torch.zeros_like(weight)
+    return Sum(None, weight, [grad], [1.0], term, dot).made(), dot

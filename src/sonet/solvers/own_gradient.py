@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sonet.kernels import usable
+from sonet.kernels import Sum, usable
 from sonet.types import Field, State
 
 
@@ -32,7 +32,7 @@ class OwnGradient(Protocol):
         No weight of the row is 0.
         """
 
-    def pull(self, state: State, kept: State, grad: State, *, weights: bool) -> tuple[State, State]:
+    def pull(self, state: State, kept: State, grad: tuple[Tensor | Sum, ...], *, weights: bool) -> tuple[State, State]:
         """From the slope's gradient to those of the state and, with `weights`, of the parameters (else none)."""
 
     def plain(self, state: State, parameters: State) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from audit_stages import board, swap
 
 from sonet.audit.overestimate import OVERESTIMATE, overestimate
 from sonet.audit.subject import Subject
-from sonet.audit.verdict import CORROBORATES, DOUBTS, FEW_FLIPS, STANDING, TARGETED, Judgement, judge
-from sonet.report.audit_record import Finding
+from sonet.audit.verdict import CORROBORATES, DOUBTS, FEW_FLIPS, STANDING, TARGETED, Judgement, judge, suspected
+from sonet.report.audit_record import Bar, Count, Finding
+from sonet.types import Proportion
 
 N = 40
 CARRIERS = ["other-gradients", "other-loss", "gradient-free", "random-noise", "backbone-transfer"]
@@ -38,11 +40,24 @@ def attacked(plain: int = 10, others: int = 0, targeted: int = 0, wrong: int = 0
     return subject
 
 
-def judged(subject: Subject, *more: Finding, over: bool | None = False, unfinished: bool = False) -> Judgement:
+def bars(*carry: bool | None) -> list[Bar]:
+    """The reference, and a factor for each answer."""
+    left = Count.of(Proportion(1, 2))
+    rest = [Bar(factor="f", setting=f"{i}", left=left, carries=each) for i, each in enumerate(carry)]
+    return [Bar(factor="reference", setting="PGD", left=left, reference=True), *rest]
+
+
+def judged(
+    subject: Subject,
+    *more: Finding,
+    over: bool | None = False,
+    unfinished: bool = False,
+    carry: Sequence[bool | None] = (True, False),
+) -> Judgement:
     """The two findings that decide are there always."""
     findings = {each.name: each for each in (finding("pgd-overestimate", False), *more)}
     first = finding("overestimate", over, subject.stages.overestimate.value)
-    return judge(subject, [first, *findings.values()], "", unfinished)
+    return judge(subject, [first, *findings.values()], bars(*carry), "", unfinished)
 
 
 def test_nothing_raised_is_no_masking_found_and_says_that_it_proves_nothing() -> None:
@@ -82,9 +97,9 @@ def test_the_evidence_of_a_mask_is_what_was_raised_the_largest_first() -> None:
 
 def test_the_cause_is_told_with_the_mask_alone() -> None:
     masked, pgd = finding("overestimate", True, 0.5), finding("pgd-overestimate", False)
-    got = judge(attacked(others=20), [masked, pgd], "It is the loss.", False)
+    got = judge(attacked(others=20), [masked, pgd], [], "It is the loss.", False)
     assert got.summary.endswith("It is the loss.")
-    sound = judge(attacked(30), [finding("overestimate", False), pgd], "It is the loss.", False)
+    sound = judge(attacked(30), [finding("overestimate", False), pgd], [], "It is the loss.", False)
     assert "It is the loss" not in sound.summary
 
 
@@ -98,6 +113,39 @@ def test_pgd_alone_misled_is_masked_where_its_gradient_is_at_fault(name: str) ->
     assert judged(attacked(plain=38), pgd, finding(name, False)).verdict == "no masking found"
     assert judged(attacked(plain=38), pgd, finding(name, None)).verdict == "no masking found"
     assert judged(attacked(plain=38), finding("pgd-overestimate", None), finding(name, True)).verdict != "masked"
+
+
+def test_pgd_alone_misled_is_no_mask_where_no_factor_of_its_gradient_carries_it() -> None:
+    pgd, leak = finding("pgd-overestimate", True, 0.3), finding("cross-sample-leak", True, 0.5)
+    subject = attacked(plain=10)
+    assert suspected(subject, [finding("overestimate", False), pgd, leak]) == ("cross-sample-leak",)
+    got = judged(subject, pgd, leak, carry=(False, False))
+    assert got.verdict == "no masking found"
+    for words in (
+        "Measured of pgd-overestimate.",
+        "(cross-sample-leak), but it is not the",
+        "weakness is PGD's",
+    ):
+        assert words in got.summary
+    assert "weakness" not in judged(subject, pgd, carry=(False, False)).summary
+    assert judged(subject, pgd, leak, carry=(False, True, None)).verdict == "masked"
+
+
+@pytest.mark.parametrize("carry", [(), (None,), (False, None)], ids=str)
+def test_it_is_open_where_the_factors_were_not_tried_or_the_images_too_few(carry: tuple[bool | None, ...]) -> None:
+    pgd, leak = finding("pgd-overestimate", True, 0.3), finding("cross-sample-leak", True, 0.5)
+    got = judged(attacked(plain=10), pgd, leak, carry=carry)
+    assert got.verdict == "inconclusive"
+    assert got.decisive == ("pgd-overestimate",)
+    assert "whether its gradient is the reason (cross-sample-leak) is not decided" in got.summary
+    assert judged(attacked(plain=10), finding("pgd-overestimate", True, 0.3), carry=carry).verdict == "no masking found"
+
+
+def test_what_is_masked_by_all_attacks_is_not_left_to_the_factors() -> None:
+    pgd, leak = finding("pgd-overestimate", True, 0.6), finding("cross-sample-leak", True, 1.0)
+    subject = attacked(others=20)
+    assert suspected(subject, [finding("overestimate", True), pgd, leak]) == ()
+    assert judged(subject, pgd, leak, over=True, carry=(False,)).decisive[0] == "overestimate"
 
 
 def test_what_is_wrong_with_the_gradient_alone_is_no_mask() -> None:

@@ -22,6 +22,8 @@ from sonet.solvers import Adaptive, Fixed
 from sonet.types import Images, Labels, Proportion
 
 SMALL_BATCH = 4
+HALF = 0.5
+"""Share of what the reference leaves too much that a factor must take to carry the masking."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Change:
     source: GradientSource
 
 
-def find_causes(subject: Subject, tell: Callable[[str], bool]) -> list[Bar]:
-    """A bar for each factor, on the first `effort.subset` right images: accuracy left by PGD on cross-entropy with that
-    one changed, everything judged on the deployed model in one batch.
+def find_causes(subject: Subject, tell: Callable[[str], bool], count: int = 0) -> list[Bar]:
+    """A bar for each factor: accuracy left by PGD on cross-entropy with that one changed, on the first right images,
+    `effort.subset` of them or `count` if that is more, everything judged on the deployed model in one batch.
 
     A factor carries the masking where its change takes more than half of what the reference leaves beyond all attacks
-    together, and fells images that the reference leaves: more than 5 % of them, with the lower end of the interval.
+    together, and fells images that the reference leaves: more than 5 % of them, with the lower end of the interval. It
+    does not where even the upper end of what it takes is no more than half; in between it is not decided.
     """
-    images, labels = subject.take(subject.effort.subset)
+    images, labels = subject.take(max(subject.effort.subset, count))
     if not len(images):
         return []
     plain = plain_pgd(subject, steps=half_steps(subject))
@@ -70,11 +73,19 @@ def find_causes(subject: Subject, tell: Callable[[str], bool]) -> list[Bar]:
                 factor=change.factor,
                 setting=change.setting,
                 left=_left(after),
-                carries=gained.interval[0] > OVERESTIMATE and int(after.sum()) - int(before.sum()) > excess / 2,
+                carries=_carries(gained, int(after.sum()) - int(before.sum()), excess),
                 note=f"{gained.count} of {gained.n} fell only then",
             )
         )
     return bars
+
+
+def _carries(gained: Proportion, net: int, excess: int) -> bool | None:
+    """gained: images that fell only then. net: those less the ones that stand only then. None: not decided."""
+    if gained.interval[0] > OVERESTIMATE and net > excess / 2:
+        return True
+    taken = Proportion(min(max(net, 0), excess), excess) if excess > 0 else None
+    return None if taken is None or taken.interval[1] > HALF else False
 
 
 def name_cause(bars: list[Bar]) -> str:
@@ -83,11 +94,13 @@ def name_cause(bars: list[Bar]) -> str:
         return ""
     reference = bars[0].left
     carry = sorted((bar for bar in bars[1:] if bar.carries), key=lambda bar: bar.left.value)
-    idle = [f"{bar.factor} ({bar.setting})" for bar in bars[1:] if not bar.carries]
+    idle = [f"{bar.factor} ({bar.setting})" for bar in bars[1:] if bar.carries is False]
     if not carry:
+        open_ = len(bars) - 1 - len(idle)
+        few = f"; of {open_} of the {len(bars) - 1} the images are too few to say so" if open_ else ""
         return (
-            f"PGD leaves {reference.value:.0%} here, and no single factor that was changed takes it away: where it is "
-            "masked, then by several together, or by something that no factor stands for."
+            f"PGD leaves {reference.value:.0%} here, and no single factor that was changed takes it away{few}: where "
+            "it is masked, then by several together, or by something that no factor stands for."
         )
     each = "; ".join(f"{bar.factor} ({bar.setting}) to {bar.left.value:.0%}" for bar in carry)
     sentence = f"From the {reference.value:.0%} that PGD leaves, one change alone leads: {each}."

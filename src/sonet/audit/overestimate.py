@@ -48,7 +48,8 @@ def overestimate(subject: Subject) -> Measured:
     "Images that stand under PGD only",
     bears="decisive",
     raised_if="the share of images that PGD on the cross-entropy leaves standing and other attacks fell is above 5 "
-    "%, with the lower end of its 95 % interval; it decides only together with a finding on the gradient itself",
+    "%, with the lower end of its 95 % interval; it decides only together with a finding on the gradient itself, where "
+    "a factor of the cause analysis carries it",
     means="PGD, the attack most often reported, says too much. Alone that may be PGD's own weakness; where the "
     "gradient is zero, another image's or not the loss's slope as well, it is a masked gradient.",
     remedy="Do not report PGD alone; read the findings on the gradient.",

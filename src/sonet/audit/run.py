@@ -17,7 +17,7 @@ from sonet.audit.scenery import outcomes, pictures, surface
 from sonet.audit.siege import besiege
 from sonet.audit.sources import Cut
 from sonet.audit.subject import BATCH, Subject
-from sonet.audit.verdict import DOUBTS, judge
+from sonet.audit.verdict import DOUBTS, TELLING, judge, suspected
 from sonet.data import Dataset, Split
 from sonet.report.audit_record import AuditRecord, Bar, Count, Finding
 from sonet.report.environment import Environment
@@ -112,10 +112,10 @@ def audit(
     _ask(progress, findings, [name for name in ORDER if CHECKS[name].family not in ASKED_FIRST])
     bars: list[Bar] = []
     if any(finding.raised for finding in findings if finding.name in ("overestimate", "pgd-overestimate")):
-        bars = find_causes(subject, progress.may)
+        bars = find_causes(subject, progress.may, TELLING if suspected(subject, findings) else 0)
     cause = name_cause(bars)
     unfinished |= bool(DOUBTS.keys() & subject.not_run)
-    judged = judge(subject, findings, cause, unfinished)
+    judged = judge(subject, findings, bars, cause, unfinished)
     stages, title = subject.stages, name or type(model).__name__
     tell(1.0, judged.verdict)
     record = AuditRecord(

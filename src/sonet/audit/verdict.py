@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sonet.audit.check import UNMEASURED
 from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.siege import TARGETED
 from sonet.audit.subject import Subject
-from sonet.report.audit_record import Finding, Verdict
+from sonet.report.audit_record import Bar, Finding, Verdict
 from sonet.types import Proportion
 
 DOUBTS = {
@@ -20,9 +21,11 @@ DOUBTS = {
 }
 """Findings that leave it open whether attacks would have succeeded, where images stand; and what is open."""
 CORROBORATES = ("zero-gradients", "cross-sample-leak", "finite-differences", "tolerance-ladder", "step-gradient")
-"""Findings on the gradient itself that turn PGD's overestimate from a weakness of PGD into a masked gradient."""
+"""Findings on the gradient itself that may turn PGD's overestimate from a weakness of PGD into a masked gradient."""
 RUGGED = (*CORROBORATES, "scaled-output", "softmax-output", "silent-success")
 """Findings of which one must be raised where most of the overestimate fell to the targeted attack alone."""
+TELLING = 64
+"""Images of the cause analysis where the verdict rests on it."""
 FEWEST = 5
 """Images that must have fallen to others: of fewer no interval makes a verdict."""
 STANDING = 0.05
@@ -40,10 +43,25 @@ class Judgement:
     decisive: tuple[str, ...]
 
 
-def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: bool) -> Judgement:
-    """Masked where plain attacks overestimate beyond doubt; else inconclusive where a doubt is left; else neither.
+def suspected(subject: Subject, findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Findings on the gradient that may be why PGD alone overestimates, where that alone would make a verdict.
 
-    "No masking found" is no proof of anything (Popovic et al. 2022), and its summary says so.
+    Whether they are the reason the cause analysis says: a gradient may be another image's in part and yet lead PGD as
+    far as the image's own would.
+    """
+    by_name = {finding.name: finding for finding in findings}
+    pgd, n = by_name["pgd-overestimate"], subject.stages.left.n
+    if _told(subject, by_name) or not pgd.raised or round((pgd.value or 0.0) * n) < FEWEST:
+        return ()
+    return tuple(name for name in CORROBORATES if name in by_name and by_name[name].raised)
+
+
+def judge(subject: Subject, findings: list[Finding], bars: list[Bar], cause: str, unfinished: bool) -> Judgement:
+    """Masked where plain attacks overestimate beyond doubt, or PGD alone does and a factor of its gradient carries it;
+    else inconclusive where a doubt is left; else neither.
+
+    bars: of the cause analysis; cause: they in words. "No masking found" is no proof of anything (Popovic et al. 2022),
+    and its summary says so.
     """
     by_name = {finding.name: finding for finding in findings}
     over = by_name["overestimate"]
@@ -51,12 +69,9 @@ def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: boo
     low, high = stages.left.interval
     standing = f"at most {stages.left.value:.1%} [{low:.1%}, {high:.1%}] of {stages.left.n} images at {subject.threat}"
     pgd = by_name["pgd-overestimate"]
-    evidence = [name for name in CORROBORATES if name in by_name and by_name[name].raised]
-    aimed = Proportion(stages.fell_by({TARGETED}), stages.left.n)
-    untold = Proportion(max(0, stages.overestimate.count - aimed.count), stages.left.n)
-    rugged = any(by_name[name].raised for name in RUGGED if name in by_name)
-    told = bool(over.raised) and (rugged or untold.interval[0] > OVERESTIMATE) and stages.overestimate.count >= FEWEST
-    if not told and pgd.raised and evidence and round((pgd.value or 0.0) * stages.left.n) >= FEWEST:
+    evidence = suspected(subject, findings)
+    aimed, untold = _aimed(subject)
+    if evidence and any(bar.carries for bar in bars):
         return Judgement(
             "masked",
             f"{pgd.measured} APGD on the same gradient finds most of the difference, but what PGD follows is not the "
@@ -64,7 +79,7 @@ def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: boo
             f"{' ' + cause if cause else ''}",
             ("pgd-overestimate", *evidence[:2]),
         )
-    if told:
+    if _told(subject, by_name):
         carriers = _carriers(by_name)
         return Judgement(
             "masked",
@@ -81,6 +96,13 @@ def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: boo
             0,
             f"plain attacks leave {stages.overestimate.value:.1%} of the images more than all together, on "
             f"{stages.left.n} images too few to tell from chance",
+        )
+    blameless = [bar for bar in bars if bar.carries is False]
+    if evidence and len(blameless) < max(1, sum(not bar.reference for bar in bars)):
+        doubts.insert(0, "pgd-overestimate")
+        reasons.insert(
+            0,
+            f"{pgd.measured[:-1]}, and whether its gradient is the reason ({', '.join(evidence)}) is not decided",
         )
     if over.raised is None:
         reasons.append("how much plain attacks overestimate could not be measured")
@@ -99,16 +121,37 @@ def judge(subject: Subject, findings: list[Finding], cause: str, unfinished: boo
             + ".",
             tuple((doubts or ["overestimate"])[:3]),
         )
+    weak = ""
+    if evidence:
+        weak = (
+            f" {pgd.measured} Something is wrong with the gradient ({', '.join(evidence)}), but it is not the reason: "
+            "through other ones PGD gets no farther. The weakness is PGD's."
+        )
     return Judgement(
         "no masking found",
         f"Plain attacks leave {stages.plain.value:.1%} of {stages.plain.n} images right, all attacks of this audit "
         f"{standing}: attacks that use no gradient, or another one, found next to nothing that the model's own "
-        f"gradient does not find.{_aimed(aimed)} That is an upper bound and no proof (Popovic et al. 2022).",
+        f"gradient does not find.{_stronger(aimed)}{weak} That is an upper bound and no proof (Popovic et al. 2022).",
         tuple(name for name in ("overestimate", "gradient-free", "other-gradients") if name in by_name),
     )
 
 
-def _aimed(fell: Proportion) -> str:
+def _told(subject: Subject, by_name: dict[str, Finding]) -> bool:
+    """Whether plain attacks overestimate beyond doubt, and not for want of the targeted attack alone."""
+    _, untold = _aimed(subject)
+    rugged = any(by_name[name].raised for name in RUGGED if name in by_name)
+    enough = rugged or untold.interval[0] > OVERESTIMATE
+    return bool(by_name["overestimate"].raised) and enough and subject.stages.overestimate.count >= FEWEST
+
+
+def _aimed(subject: Subject) -> tuple[Proportion, Proportion]:
+    """Of the images that plain attacks leave: those that fell to the targeted attack, and those that fell to others."""
+    stages = subject.stages
+    aimed = Proportion(stages.fell_by({TARGETED}), stages.left.n)
+    return aimed, Proportion(max(0, stages.overestimate.count - aimed.count), stages.left.n)
+
+
+def _stronger(fell: Proportion) -> str:
     if fell.value <= OVERESTIMATE:
         return ""
     return (

@@ -59,7 +59,7 @@ def networks() -> list[Network]:
     found = [
         Network(f"torchdiffeq, tolerance {tolerance:g}, seed {seed}", "digits", "linf:0.2",
                 lambda data, seed=seed, tolerance=tolerance: foreign.trained(seed, tolerance))
-        for seed, tolerance in ((1, 0.1), (1, 0.001), (2, 0.1))
+        for seed, tolerance in ((1, 0.1), (1, 0.001), (2, 0.1), (3, 0.1), (4, 0.1))
     ]  # fmt: skip
     for seed in (11, 12):
         build = partial(ours, seed=seed, recipe={})
@@ -70,6 +70,15 @@ def networks() -> list[Network]:
             Network(f"soblock-resnet10 of 8, paper, seed {seed}", "digits", "linf:0.15",
                     build("soblock-resnet10", SMALL, 8, solver=sonet.paper())),
             Network(f"resnet10 of 16, seed {seed}", "digits", "linf:0.1", build("resnet10", SMALL, 16, solver=None)),
+        ]  # fmt: skip
+    trades = {"objective": "trades", "threat": "linf:0.2", "beta": 6.0, "attack_steps": 5, "attack_step_size": 0.05}
+    recipe = {"batch_size": 100, "schedule": "one-cycle", **trades}
+    for seed in (21, 22):
+        build = partial(ours, "sonet", SMALL, 16, seed, recipe=recipe)
+        found += [
+            Network(f"sonet of 16, paper, TRADES 6, seed {seed}", "digits", "linf:0.2", build(sonet.paper())),
+            Network(f"sonet of 16, frozen steps, TRADES 6, seed {seed}", "digits", "linf:0.2",
+                    build(sonet.paper(step_gradient="frozen"))),
         ]  # fmt: skip
     mnist = partial(ours, shape=MEDIUM, channels=8, seed=11)
     for name, kind, solver, recipe in (

@@ -25,28 +25,29 @@ def inputs(batch: int) -> torch.Tensor:
 
 
 @contextmanager
-def apart(rival: str, network: str, work: str, batch: int, threads: int) -> Iterator[Callable[[], None]]:
-    """A call that has the rival do its work once, over there, and waits for it."""
+def apart(rival: str, network: str, batch: int, threads: int) -> Iterator[Callable[[str], None]]:
+    """A call that has the rival do a kind of work once, over there, and waits for it."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, rival, network, work, batch, threads), daemon=True)
+    process = context.Process(target=_serve, args=(there, rival, network, batch, threads), daemon=True)
     process.start()
 
-    def once() -> None:
-        here.send(True)
+    def once(work: str) -> None:
+        here.send(work)
         here.recv()
 
     try:
         yield once
     finally:
-        here.send(False)
+        here.send(None)
         process.join(30)
 
 
-def _serve(connection: Connection, rival: str, network: str, work: str, batch: int, threads: int) -> None:
+def _serve(connection: Connection, rival: str, network: str, batch: int, threads: int) -> None:
     os.environ["SONET_KERNELS"] = "off"
     torch.set_num_threads(threads)
-    model, images = ready(RIVALS[rival](network), work), inputs(batch)
-    while connection.recv():
-        WORK[work](model, images)
+    model, images = RIVALS[rival](network), inputs(batch)
+    models = {work: ready(model, work) for work in WORK}
+    while (work := connection.recv()) is not None:
+        WORK[work](models[work], images)
         connection.send(True)

@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -76,15 +77,15 @@ def difference(row: Row, images: Tensor) -> tuple[float, float]:
     return outputs, max((float((a - b).abs().max()) / largest for a, b in pairs[1:]), default=0.0)
 
 
-def measure(row: Row, images: Tensor, repeats: int, threads: int) -> dict[str, Any]:
+def measure(row: Row, images: Tensor, repeats: int, theirs: Callable[[str], None]) -> dict[str, Any]:
+    """theirs: has the rival do a kind of work once."""
     answer: dict[str, Any] = {"name": row.name, "n": repeats, "note": row.note}
     outputs, gradients = difference(row, images[:4])
     answer |= {"outputs_differ": outputs, "gradients_differ": gradients}
     if not (outputs <= 1e-8 and gradients <= 1e-6):
         return answer | {"ratio": None, "low": None, "high": None, "void": "results differ"}
     mine = partial(WORK[row.work], ready(row.mine, row.work), images)
-    with apart(row.rival, row.network, row.work, len(images), threads) as theirs:
-        return answer | _figures(interleaved(mine, theirs, repeats))
+    return answer | _figures(interleaved(mine, partial(theirs, row.work), repeats))
 
 
 def measure_own(network: str, work: str, images: Tensor, repeats: int, only: str) -> Iterator[dict[str, Any]]:
@@ -143,9 +144,11 @@ def main() -> None:
         said = row.get("void") or f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         print(f"{row['name']}: {said}", flush=True)
 
-    for row in rows():
-        if args.only in row.name:
-            keep(measure(row, images, args.repeats, args.threads))
+    asked = (row for row in rows() if args.only in row.name)
+    for (rival, network), some in groupby(asked, lambda row: (row.rival, row.network)):
+        with apart(rival, network, args.batch, args.threads) as theirs:
+            for row in some:
+                keep(measure(row, images, args.repeats, theirs))
     for network in NETWORKS:
         for work in WORK:
             for own in measure_own(network, work, images, args.repeats, args.only):

@@ -30,7 +30,7 @@ SIGNATURES: dict[str, tuple[type, ...]] = {
     "narrow_transpose": (*(_POINTER,) * 3, *(_INT,) * 5, _THREADS),
     "all_finite": (*(_POINTER,) * 2, *(_INT,) * 2, _THREADS),
     "error_square": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, _POINTER, *(_INT,) * 2, _THREADS),
-    "error_square_back": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, *(_POINTER,) * 4, *(_INT,) * 2, _THREADS),
+    "error_square_back": (*(_POINTER,) * 5, _INT, *(_DOUBLE,) * 2, *(_POINTER,) * 5, *(_INT,) * 2, _THREADS),
     "scaled_squares": (*(_POINTER,) * 2, *(_INT,) * 2, *(_DOUBLE,) * 2, _POINTER, *(_INT,) * 2, _THREADS),
     "scaled_squares_back": (*(_POINTER,) * 2, *(_INT,) * 2, *(_DOUBLE,) * 2, *(_POINTER,) * 2, *(_INT,) * 2, _THREADS),
 }

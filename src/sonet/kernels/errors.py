@@ -44,19 +44,18 @@ def error_square_back(
     rtol: float,
     atol: float,
     grad: Tensor,
-    dbefore: Tensor,
-    dafter: Tensor,
-) -> Tensor:
-    """The gradient of `error_square` to sum_k w_k terms_k, over `scale`; those to before and after are added."""
-    result = torch.empty_like(before)
-    pointers, factors = pointers_to(terms), doubles(weights)
+    more: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `error_square` to sum_k w_k terms_k, over `scale`, to before and to after; the last with `more`
+    of it added, what else `after` is used for."""
+    dterms, dbefore, dafter = (torch.empty_like(before) for _ in range(3))
     library_for(before).error_square_back(
         *map(address, (before, after, scale)),
-        *(pointers, factors, len(terms), rtol, atol),
-        *map(address, (grad, result, dbefore, dafter)),
+        *(pointers_to(terms), doubles(weights), len(terms), rtol, atol),
+        *map(address, (grad, more, dterms, dbefore, dafter)),
         *sizes(before),
     )
-    return result
+    return dterms, dbefore, dafter
 
 
 def scaled_squares(terms: Sequence[Tensor], rows: Sequence[Sequence[float]], rtol: float, atol: float) -> Tensor:

@@ -337,10 +337,12 @@ extern "C" void error_square(const REAL *y0, const REAL *y1, const double *scale
     }
 }
 
-/* The gradient of error_square, given that of squares: to t into dt, added to dy0 and dy1. */
+/* The gradient of error_square, given that of squares: to t into dt, to y0 and y1 into dy0 and dy1, which gets `more` of
+ * y1's gradient besides, where there is any. */
 extern "C" void error_square_back(const REAL *y0, const REAL *y1, const double *scale, const REAL *const *terms,
-                       const double *weights, int64_t K, double rtol, double atol, const double *grad, REAL *dt,
-                       REAL *dy0, REAL *dy1, int64_t N, int64_t M, int threads) {
+                                  const double *weights, int64_t K, double rtol, double atol, const double *grad,
+                                  const REAL *more, REAL *dt, REAL *dy0, REAL *dy1, int64_t N, int64_t M,
+                                  int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t n = 0; n < N; n++) {
         const REAL s = (REAL)scale[n], f = (REAL)(2 * grad[n] / (double)M);
@@ -354,8 +356,8 @@ extern "C" void error_square_back(const REAL *y0, const REAL *y1, const double *
             store(dt + e, f * r / tol);
             /* As torch.maximum does: where both are equal each gets half; |0| has gradient 0. */
             const vec first = p > q ? slip : p == q ? slip * half : zero, second = slip - first;
-            store(dy0 + e, load(dy0 + e) + (y > 0 ? first : y < 0 ? -first : zero));
-            store(dy1 + e, load(dy1 + e) + (z > 0 ? second : z < 0 ? -second : zero));
+            store(dy0 + e, y > 0 ? first : y < 0 ? -first : zero);
+            store(dy1 + e, (more ? load(more + e) : zero) + (z > 0 ? second : z < 0 ? -second : zero));
         }
         for (int64_t e = whole; e < start + M; e++) {
             REAL a = 0, p = y0[e] < 0 ? -y0[e] : y0[e], q = y1[e] < 0 ? -y1[e] : y1[e];
@@ -364,8 +366,8 @@ extern "C" void error_square_back(const REAL *y0, const REAL *y1, const double *
             dt[e] = f * r / tol;
             const REAL slip = -f * r * r / tol * (REAL)rtol;
             const REAL first = p > q ? slip : p == q ? slip / 2 : 0, second = slip - first;
-            dy0[e] += y0[e] > 0 ? first : y0[e] < 0 ? -first : 0;
-            dy1[e] += y1[e] > 0 ? second : y1[e] < 0 ? -second : 0;
+            dy0[e] = y0[e] > 0 ? first : y0[e] < 0 ? -first : 0;
+            dy1[e] = (more ? more[e] : 0) + (y1[e] > 0 ? second : y1[e] < 0 ? -second : 0);
         }
     }
 }

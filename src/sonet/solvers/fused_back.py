@@ -89,11 +89,9 @@ class Backward:
         """Start with the sums that are outputs; the whole gradient of tensor p of y_1, the error's share included."""
         tableau, flows, dy = self.task.tableau, self.flows[p], self.dy[p]
         if dsquare is not None and self.task.differentiate_error:
-            before = torch.zeros_like(self.y[p])
-            after = torch.zeros_like(self.y[p]) if dy1 is None else dy1.clone()
-            flows.append((tableau.error or (), self._error(p, dsquare, before, after)))
+            dsum, before, dy1 = self._error(p, dsquare, dy1)
+            flows.append((tableau.error or (), dsum))
             dy.append(before)
-            dy1 = after
         if dhalf is not None:
             flows.append((tableau.middle or (), dhalf))
             dy.append(dhalf)
@@ -138,8 +136,8 @@ class Backward:
     def _filled(self, some: Sequence[Tensor | Sum | None]) -> tuple[Tensor | Sum, ...]:
         return tuple(torch.zeros_like(part) if grad is None else grad for grad, part in zip(some, self.y, strict=True))
 
-    def _error(self, p: int, grad: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """The gradient of the error's sum, over h; those of y and y_1 are added to `before` and `after`."""
+    def _error(self, p: int, grad: Tensor, dy1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of the error's sum, over h, of y and of y_1, what there is already of that included."""
         tableau, tolerance = self.task.tableau, self.task.tolerance
         assert tolerance is not None
         terms, errors = used(tableau.error, self.stages)
@@ -149,5 +147,5 @@ class Backward:
             y1 = weighted_sum(self.y[p], self.h, [k[p] for k in those], shares)
         return error_square_back(
             *(self.y[p], y1, self.h, [k[p] for k in terms], errors, tolerance.rtol, tolerance.atol),
-            *(grad.contiguous(), before, after),
+            *(grad.contiguous(), dy1),
         )

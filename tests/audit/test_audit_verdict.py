@@ -40,10 +40,10 @@ def attacked(plain: int = 10, others: int = 0, targeted: int = 0, wrong: int = 0
     return subject
 
 
-def bars(*carry: bool | None) -> list[Bar]:
+def bars(*carry: bool | None, factor: str = "scope") -> list[Bar]:
     """The reference, and a factor for each answer."""
     left = Count.of(Proportion(1, 2))
-    rest = [Bar(factor="f", setting=f"{i}", left=left, carries=each) for i, each in enumerate(carry)]
+    rest = [Bar(factor=factor, setting=f"{i}", left=left, carries=each) for i, each in enumerate(carry)]
     return [Bar(factor="reference", setting="PGD", left=left, reference=True), *rest]
 
 
@@ -139,6 +139,14 @@ def test_it_is_open_where_the_factors_were_not_tried_or_the_images_too_few(carry
     assert got.decisive == ("pgd-overestimate",)
     assert "whether its gradient is the reason (cross-sample-leak) is not decided" in got.summary
     assert judged(attacked(plain=10), finding("pgd-overestimate", True, 0.3), carry=carry).verdict == "no masking found"
+
+
+@pytest.mark.parametrize("name", CORROBORATES)
+def test_the_loss_is_a_factor_of_the_gradient_only_where_that_is_zero(name: str) -> None:
+    over, pgd, fault = finding("overestimate", False), finding("pgd-overestimate", True, 0.3), finding(name, True, 0.5)
+    both = [*bars(False), *bars(True, factor="loss")[1:]]
+    got = judge(attacked(plain=38), [over, pgd, fault], both, "", False)
+    assert got.verdict == ("masked" if name == "zero-gradients" else "no masking found")
 
 
 def test_what_is_masked_by_all_attacks_is_not_left_to_the_factors() -> None:

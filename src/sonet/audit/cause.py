@@ -22,6 +22,8 @@ from sonet.solvers import Adaptive, Fixed
 from sonet.types import Images, Labels, Proportion
 
 SMALL_BATCH = 4
+LOSS = "loss"
+"""The one factor that leaves the gradient's path as it is."""
 HALF = 0.5
 """Share of what the reference leaves too much that a factor must take to carry the masking."""
 
@@ -111,7 +113,7 @@ def _changes(subject: Subject, plain: PGD) -> Iterator[Change]:
     def other(factor: str, setting: str, source: GradientSource) -> Change:
         return Change(factor, setting, plain, source)
 
-    yield Change("loss", "margin", plain.model_copy(update={"loss": "margin"}), subject.own)
+    yield Change(LOSS, "margin", plain.model_copy(update={"loss": "margin"}), subject.own)
     yield from _solver_changes(subject, other)
     if subject.shared:
         small = plain.model_copy(update={"batch_size": SMALL_BATCH})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sonet.audit.cause import LOSS
 from sonet.audit.check import UNMEASURED
 from sonet.audit.overestimate import OVERESTIMATE
 from sonet.audit.siege import TARGETED
@@ -24,6 +25,9 @@ CORROBORATES = ("zero-gradients", "cross-sample-leak", "finite-differences", "to
 """Findings on the gradient itself that may turn PGD's overestimate from a weakness of PGD into a masked gradient."""
 RUGGED = (*CORROBORATES, "scaled-output", "softmax-output", "silent-success")
 """Findings of which one must be raised where most of the overestimate fell to the targeted attack alone."""
+FLAT = "zero-gradients"
+"""The finding beside which the loss is a factor of the gradient: another loss is a way round where cross-entropy is
+flat; elsewhere it only aims better."""
 TELLING = 64
 """Images of the cause analysis where the verdict rests on it."""
 FEWEST = 5
@@ -71,7 +75,8 @@ def judge(subject: Subject, findings: list[Finding], bars: list[Bar], cause: str
     pgd = by_name["pgd-overestimate"]
     evidence = suspected(subject, findings)
     aimed, untold = _aimed(subject)
-    if evidence and any(bar.carries for bar in bars):
+    tried = [bar for bar in bars if not bar.reference and (bar.factor != LOSS or FLAT in evidence)]
+    if evidence and any(bar.carries for bar in tried):
         return Judgement(
             "masked",
             f"{pgd.measured} APGD on the same gradient finds most of the difference, but what PGD follows is not the "
@@ -97,8 +102,7 @@ def judge(subject: Subject, findings: list[Finding], bars: list[Bar], cause: str
             f"plain attacks leave {stages.overestimate.value:.1%} of the images more than all together, on "
             f"{stages.left.n} images too few to tell from chance",
         )
-    blameless = [bar for bar in bars if bar.carries is False]
-    if evidence and len(blameless) < max(1, sum(not bar.reference for bar in bars)):
+    if evidence and not (tried and all(bar.carries is False for bar in tried)):
         doubts.insert(0, "pgd-overestimate")
         reasons.insert(
             0,

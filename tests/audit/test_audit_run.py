@@ -182,6 +182,15 @@ def test_a_model_of_mates_is_doubted() -> None:
     assert found.record.worst.count <= found.record.plain.count
 
 
+@pytest.mark.parametrize(("suspects", "n"), [((), TINY.subset), (("cross-sample-leak",), len(X))])
+def test_where_the_verdict_rests_on_the_bars_they_come_from_more_images(
+    suspects: tuple[str, ...], n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sonet.audit.run.suspected", lambda *_: suspects)
+    found = audited(SaturatedLogits(TWO), threat=Linf(TWO_EPS))
+    assert {bar.left.n for bar in found.record.causes} == {n}
+
+
 def test_a_record_goes_to_disk_and_back(tmp_path: Path) -> None:
     record = audited(SaturatedLogits(TWO), threat=Linf(2 * TWO_EPS)).record
     file = tmp_path / "audit.json"

@@ -28,8 +28,8 @@ RUGGED = (*CORROBORATES, "scaled-output", "softmax-output", "silent-success")
 FLAT = "zero-gradients"
 """The finding beside which the loss is a factor of the gradient: another loss is a way round where cross-entropy is
 flat; elsewhere it only aims better."""
-TELLING = 64
-"""Images of the cause analysis where the verdict rests on it."""
+TELLING = 128
+"""Images of the cause analysis where the verdict rests on it, if there are as many."""
 FEWEST = 5
 """Images that must have fallen to others: of fewer no interval makes a verdict."""
 STANDING = 0.05

@@ -10,7 +10,17 @@ from audit_stages import board, swap
 
 from sonet.audit.overestimate import OVERESTIMATE, overestimate
 from sonet.audit.subject import Subject
-from sonet.audit.verdict import CORROBORATES, DOUBTS, FEW_FLIPS, STANDING, TARGETED, Judgement, judge, suspected
+from sonet.audit.verdict import (
+    CORROBORATES,
+    DOUBTS,
+    FEW_FLIPS,
+    STANDING,
+    TARGETED,
+    UNHEARD,
+    Judgement,
+    judge,
+    suspected,
+)
 from sonet.report.audit_record import Bar, Count, Finding
 from sonet.types import Proportion
 
@@ -208,6 +218,32 @@ def test_what_fell_to_a_target_alone_leaves_no_doubt() -> None:
     assert judged(attacked(targeted=4)).verdict == "no masking found"
     assert judged(attacked(targeted=4, others=2)).verdict == "no masking found"
     assert judged(attacked(targeted=4, others=3)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("name", UNHEARD)
+def test_a_target_is_a_way_round_where_cross_entropy_did_not_reach_the_attack(name: str) -> None:
+    pgd, heard = finding("pgd-overestimate", True, 0.5), finding(name, True, 1.0)
+    got = judged(attacked(targeted=20), pgd, heard, over=True, carry=(False,))
+    assert (got.verdict, got.decisive[0]) == ("masked", "overestimate")
+    assert judged(attacked(targeted=20), pgd, finding(name, False), over=True).verdict == "no masking found"
+
+
+@pytest.mark.parametrize("name", sorted({*CORROBORATES} - {*UNHEARD}))
+@pytest.mark.parametrize(
+    ("carry", "verdict"),
+    [((True, False), "masked"), ((False, False), "no masking found"), ((None, False), "inconclusive")],
+    ids=str,
+)
+def test_what_falls_to_a_target_beside_a_faulty_gradient_is_left_to_the_factors(
+    name: str, carry: tuple[bool | None, ...], verdict: str
+) -> None:
+    """Both attacks follow that gradient, so the target alone does not say that the fault is the reason."""
+    pgd, fault = finding("pgd-overestimate", True, 0.5), finding(name, True, 1.0)
+    subject = attacked(plain=18, targeted=20)
+    assert suspected(subject, [finding("overestimate", True), pgd, fault]) == (name,)
+    got = judged(subject, pgd, fault, over=True, carry=carry)
+    assert got.verdict == verdict
+    assert ("20 images fell to the same gradient aimed" in got.summary) == (verdict == "no masking found")
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,14 @@ DOUBTS = {
 }
 """Findings that leave it open whether attacks would have succeeded, where images stand; and what is open."""
 CORROBORATES = ("zero-gradients", "cross-sample-leak", "finite-differences", "tolerance-ladder", "step-gradient")
-"""Findings on the gradient itself that may turn PGD's overestimate from a weakness of PGD into a masked gradient."""
-RUGGED = (*CORROBORATES, "scaled-output", "softmax-output", "silent-success")
-"""Findings of which one must be raised where most of the overestimate fell to the targeted attack alone."""
+"""Findings on the gradient itself that may turn an overestimate from a weakness of the attack into a masked gradient:
+where a factor of the cause analysis carries it."""
 FLAT = "zero-gradients"
 """The finding beside which the loss is a factor of the gradient: another loss is a way round where cross-entropy is
 flat; elsewhere it only aims better."""
+UNHEARD = (FLAT, "scaled-output", "softmax-output", "silent-success")
+"""Findings that cross-entropy did not reach the attack: of these one must be raised where most of the overestimate fell
+to the targeted attack alone, whose loss is a way round them. A fault of the gradient both attacks follow is none."""
 TELLING = 128
 """Images of the cause analysis where the verdict rests on it, if there are as many."""
 FEWEST = 5
@@ -48,7 +50,7 @@ class Judgement:
 
 
 def suspected(subject: Subject, findings: Sequence[Finding]) -> tuple[str, ...]:
-    """Findings on the gradient that may be why PGD alone overestimates, where that alone would make a verdict.
+    """Findings on the gradient that may be why PGD overestimates, where nothing else makes a verdict.
 
     Whether they are the reason the cause analysis says: a gradient may be another image's in part and yet lead PGD as
     far as the image's own would.
@@ -143,8 +145,8 @@ def judge(subject: Subject, findings: list[Finding], bars: list[Bar], cause: str
 def _told(subject: Subject, by_name: dict[str, Finding]) -> bool:
     """Whether plain attacks overestimate beyond doubt, and not for want of the targeted attack alone."""
     _, untold = _aimed(subject)
-    rugged = any(by_name[name].raised for name in RUGGED if name in by_name)
-    enough = rugged or untold.interval[0] > OVERESTIMATE
+    unheard = any(by_name[name].raised for name in UNHEARD if name in by_name)
+    enough = unheard or untold.interval[0] > OVERESTIMATE
     return bool(by_name["overestimate"].raised) and enough and subject.stages.overestimate.count >= FEWEST
 
 

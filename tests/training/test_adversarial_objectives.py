@@ -17,8 +17,8 @@ from sonet.attacks import L2, PGD, Backpropagation, Linf, Threat
 from sonet.attacks.losses import Divergence, kl_divergence
 from sonet.attacks.noise import ImageNoise
 from sonet.training import OBJECTIVES, TrainConfig, fit, load_checkpoint
-from sonet.training.crafting import START, DivergencePGD, craft
-from sonet.training.objectives import Madry, Trades
+from sonet.training.crafting import craft
+from sonet.training.objectives import START, Madry, Trades
 
 ADVERSARIAL = pytest.mark.parametrize("objective", ["madry", "trades"])
 
@@ -36,6 +36,11 @@ def grey(n: int = 5, seed: int = 1) -> Tensor:
 
 def labels(n: int = 5) -> Tensor:
     return torch.arange(n) % 3
+
+
+def diverging(steps: int = 10, step_size: float | None = None) -> PGD:
+    """The attack inside TRADES."""
+    return PGD(steps=steps, step_size=step_size, loss="kl", start_noise=START, keep="last")
 
 
 def fits(objective: str, **changes: Any) -> TrainConfig:
@@ -71,7 +76,7 @@ def test_the_divergence_and_its_gradients_are_finite_where_probabilities_underfl
 def test_trades_is_its_formula_and_learns_through_both_answers() -> None:
     model, images, truth = linear(), grey(), labels()
     hard = images + 0.05 * torch.randn(images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    loss, logits = Trades(Linf(0.1), DivergencePGD(), beta=2.5).loss(model, images, hard, truth)
+    loss, logits = Trades(Linf(0.1), diverging(), beta=2.5).loss(model, images, hard, truth)
     p, q = torch.softmax(model(images), 1), torch.softmax(model(hard), 1)
     formula = -p[torch.arange(5), truth].log().mean() + 2.5 * (p * (p / q).log()).sum(1).mean()
     assert loss.item() == pytest.approx(formula.item(), rel=1e-12)
@@ -103,6 +108,17 @@ def test_madry_crafts_what_the_suites_pgd_gives(threat: str) -> None:
     assert torch.equal(hard, result.adversarial)
 
 
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
+def test_trades_crafts_what_the_suites_pgd_gives(threat: str) -> None:
+    model, some = warm(), digits().train.take(20)
+    given = Threat.parse(threat)
+    objective = Trades.of(fits("trades", threat=threat, attack_steps=3))
+    hard = objective.craft(model.train(), some.images, some.labels, 7)
+    attack = PGD(steps=3, step_size=given.eps / 4, loss="kl", start_noise=0.001, keep="last", seed=7)
+    result = attack.run(model.eval(), some.images, some.labels, given)
+    assert torch.equal(hard, result.adversarial)
+
+
 def test_settings_of_the_attack_come_from_the_config() -> None:
     trades = Trades.of(TrainConfig(objective="trades", threat="l2:1/2"))
     assert (trades.threat, trades.beta) == (L2(0.5), 6.0)
@@ -121,7 +137,7 @@ def test_the_divergence_is_climbed_to_a_corner_of_the_ball() -> None:
     """
     model, images = linear(classes=2), grey()
     weight = (model[1].weight[0] - model[1].weight[1]).detach().view(3, 2, 2)  # type: ignore[index]
-    hard = craft(model, DivergencePGD(), images, labels() % 2, Linf(0.2), seed=0)
+    hard = craft(model, diverging(step_size=0.05), images, labels() % 2, Linf(0.2), seed=0)
     moved = (hard - images) / (0.2 * weight.sign())
     assert torch.allclose(moved.abs(), torch.ones_like(moved))
     assert bool((moved.flatten(1).std(1) < 1e-6).all())
@@ -133,9 +149,9 @@ def test_the_divergence_is_climbed_to_a_corner_of_the_ball() -> None:
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)])
 def test_the_crafted_images_diverge_more_than_the_start_and_stay_in_the_threat(threat: Threat) -> None:
     model, some = warm().eval(), digits().train.take(20)
-    hard = craft(model, DivergencePGD(steps=5), some.images, some.labels, threat, seed=3)
+    hard = craft(model, diverging(5), some.images, some.labels, threat, seed=3)
     threat.check(hard, some.images)
-    start = threat.project(some.images + START * ImageNoise(some.images, 3).normal(), some.images)
+    start = threat.project(some.images + START * ImageNoise(some.images, 3 * 1009).normal(), some.images)
     with torch.no_grad():
         before, after = (kl_divergence(model(images), model(some.images)) for images in (start, hard))
     assert bool((after > before).all())

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from sonet.attacks.ascent import Keep, ascend
 from sonet.attacks.attack import Attack
 from sonet.attacks.crafted import Crafted, Progress, pick
 from sonet.attacks.gradients import GradientSource
-from sonet.attacks.losses import LOSSES, Goal
+from sonet.attacks.losses import LOSSES, Divergence, Goal
 from sonet.attacks.noise import ImageNoise
 from sonet.attacks.threat import Threat
 from sonet.types import Images, Labels
@@ -22,7 +22,12 @@ LossName = Literal["ce", "log-odds", "margin", "dlr"]
 
 
 class PGD(Attack):
-    """Projected gradient descent (Madry et al. 2018): steps of fixed length along the steepest direction, projected.
+    r"""Projected gradient descent (Madry et al. 2018): steps of fixed length along the steepest direction, projected.
+
+        x_{k+1} = project(x_k + step_size * steepest(grad loss(x_k)))
+
+    loss "kl" is KL(p(x) || p(x_k)), away from the network's own answer and without the label (Zhang et al. 2019). At x
+    its gradient is zero, so it asks for another start: random_start, or x + start_noise * normal, projected too.
 
     stop_when_fooled is off by default here: the paper's rows count the last iterate (`keep="last"`).
     """
@@ -31,16 +36,23 @@ class PGD(Attack):
 
     steps: PositiveInt = Field(default=20, description="steps of a run")
     step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 8")
-    loss: LossName = Field(default="ce", description="what is driven up")
+    loss: LossName | Literal["kl"] = Field(default="ce", description="what is driven up; kl: away from the own answer")
     random_start: bool = Field(default=False, description="start uniformly in the ball; the paper's code does not")
+    start_noise: NonNegativeFloat = Field(default=0.0, description="deviation of normal noise at the start, in pixels")
     restarts: PositiveInt = Field(default=1, description="runs from random starts; for each image the best counts")
     keep: Keep = Field(default="best", description="best: an iterate that fools where there was one; last: the last")
     stop_when_fooled: bool = Field(default=False, description="an image that fell costs no more")
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.restarts > 1 and not self.random_start:
+        if self.random_start and self.start_noise:
+            raise ValueError("random_start and start_noise are two starts; give one of them")
+        if self.restarts > 1 and not self.draws:
             raise ValueError("restarts without random_start would repeat the same run; set random_start=True")
+        if self.loss == "kl" and not self.draws:
+            raise ValueError(
+                "loss='kl' has no gradient at the image itself; set random_start=True, or start_noise (TRADES: 0.001)"
+            )
         if self.stop_when_fooled and self.keep == "last":
             raise ValueError("keep='last' asks for every step; it goes with stop_when_fooled=False")
         return self
@@ -51,7 +63,7 @@ class PGD(Attack):
 
     @property
     def draws(self) -> bool:
-        return self.random_start
+        return self.random_start or self.start_noise > 0
 
     @property
     def checkpoint_steps(self) -> int:
@@ -66,7 +78,7 @@ class PGD(Attack):
         checkpoints: Sequence[int],
         progress: Progress | None,
     ) -> Crafted:
-        goal = Goal(labels, LOSSES[self.loss])
+        goal = self._goal(source, images, labels)
         fell = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         runs, scores = [], []
         for restart in range(self.restarts):
@@ -79,7 +91,7 @@ class PGD(Attack):
                 images,
                 goal,
                 threat,
-                start=threat.random_start(images, noise) if self.random_start else images,
+                start=self._start(images, threat, noise),
                 noise=noise,
                 steps=self.steps,
                 step_size=threat.eps / 8 if self.step_size is None else self.step_size,
@@ -97,7 +109,19 @@ class PGD(Attack):
                 scores.append(score)
                 if self.stop_when_fooled:
                     fell[whose] |= fooled
+        if self.loss == "kl":
+            runs[0].queries.add_(1)  # its reference
         return runs[0] if self.restarts == 1 else pick(runs, torch.stack(scores).argmax(0))
+
+    def _goal(self, source: GradientSource, images: Images, labels: Labels) -> Goal:
+        if self.loss == "kl":
+            return Divergence(labels, reference=source.logits(images))
+        return Goal(labels, LOSSES[self.loss])
+
+    def _start(self, images: Images, threat: Threat, noise: ImageNoise) -> Images:
+        if self.random_start:
+            return threat.random_start(images, noise)
+        return threat.project(images + self.start_noise * noise.normal(), images) if self.start_noise else images
 
 
 class FGSM(Attack):

@@ -15,11 +15,13 @@ from sonet.data import Split
 from sonet.training.alignment import misalignment
 from sonet.training.collapse import Watch
 from sonet.training.config import TrainConfig
-from sonet.training.crafting import DivergencePGD, craft
+from sonet.training.crafting import craft
 from sonet.types import Images, Labels, Logits
 
 LONGER = 1.25
 """The single step in units of eps, as long as Wong et al. 2020 found best."""
+START = 0.001
+"""Deviation of the noise from which TRADES climbs the KL: at the image itself its gradient is zero."""
 
 
 class Objective(ABC):
@@ -119,19 +121,21 @@ class Fast(Madry):
 class Trades(Objective):
     r"""TRADES (Zhang et al. 2019, arXiv:1901.08573): mean of CE(x, y) + beta KL(p(x) || p(x')); accuracy is that at x.
 
-    x' is looked for by `DivergencePGD`. As in the authors' code beta = 1 / lambda, the gradient goes through both
-    p(x) and p(x'), and x and x' are passed one after the other, each with batch statistics of its own.
+    `attack` is PGD on KL(p(x) || p(x')) from x + 0.001 normal, its last iterate. As in the authors' code beta is
+    1 / lambda, the gradient goes through both p(x) and p(x'), and x and x' are passed one after the other, each with
+    batch statistics of its own. Deviation: the start too is projected into ball and box, which their code leaves.
     """
 
     threat: Threat
-    attack: DivergencePGD
+    attack: PGD
     beta: float
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
         threat, steps, size = _inner(config)
         beta = 6.0 if config.beta is None else config.beta
-        return cls(threat, DivergencePGD(steps=steps, step_size=size), beta)
+        attack = PGD(steps=steps, step_size=size, loss="kl", start_noise=START, keep="last")
+        return cls(threat, attack, beta)
 
     def craft(self, model: nn.Module, images: Images, labels: Labels, seed: int) -> Images:
         return craft(model, self.attack, images, labels, self.threat, seed)

@@ -65,7 +65,7 @@ def test_the_largest_radius_of_the_first_norm_counts() -> None:
 def test_the_verdict_says_it_of_adversarial_rows_alone() -> None:
     natural = [one.model_copy(update={"objective": "natural"}) for one in rows(20, 18, 19)]
     text = verdict([*natural, *rows(80, 78, 79)])
-    assert text.startswith("No masking was found in resnet10, resnet10 (trades-6).")
+    assert text.startswith("No masking found in resnet10, resnet10 (trades-6).")
     assert text.count("agree within 3 points") == 1
     assert "resnet10 (trades-6): no masking found" in text
 

@@ -81,6 +81,14 @@ def test_the_record_is_complete(done: Any, plan: Plan) -> None:
     assert {row.n for row in record.rows if row.attack != "spsa"} == {12}
 
 
+def test_seconds_are_those_of_the_work_whoever_asks(done: Any, plan: Plan) -> None:
+    """Intermediate iterates of one run are no work of their own; a call that only reads spends nothing."""
+    out, record, _ = done
+    trained = sum(card.train_seconds for card in record.models)
+    assert trained < record.seconds < trained + sum(row.seconds for row in record.rows)
+    assert reproduce(plan, out, command="again", workers=1).seconds == record.seconds
+
+
 def test_every_row_carries_its_setting(done: Any) -> None:
     out, _, _ = done
     written = json.loads((out / "record.json").read_text())

@@ -209,7 +209,7 @@ def test_an_audit_that_sees_less_does_not_take_the_masking_back() -> None:
 
 def test_an_open_audit_is_told_beside_a_clean_table() -> None:
     text = verdict(CLEAN, audits=[audit("inconclusive")])
-    assert text.startswith("No masking was found in sonet.")
+    assert text.startswith("Left open by its audit in sonet.")
     assert "Its audit is inconclusive." in text
     assert verdict(CLEAN, audits=[audit("no masking found")]) == verdict(CLEAN)
 

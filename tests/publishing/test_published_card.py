@@ -113,6 +113,15 @@ def test_of_an_experiment_only_this_network(run: Path, config: PublicConfig) -> 
     assert "resnet10" not in card
 
 
+def test_of_an_experiment_the_command_is_that_of_this_network_s_row(run: Path, config: PublicConfig) -> None:
+    table = reproduced(run)
+    mine = table.models[-1]
+    for typed in ("sonet reproduce t --seeds 2", "sonet reproduce t --only a/b --seeds 2 --only c/d"):
+        card = render(config, table.model_copy(update={"command": typed}))
+        assert f"sonet reproduce t --seeds 2 --only {mine.model}/{mine.objective}" in card
+        assert "c/d" not in card
+
+
 def test_an_audit_within_a_table_is_told_as_one(run: Path, config: PublicConfig) -> None:
     table = reproduced(run)
     mine = table.models[-1]

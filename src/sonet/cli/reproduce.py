@@ -39,7 +39,6 @@ def reproduce(
     plan = plan.select(only) if only else plan
     folder = out or Path("runs") / (f"{name}-quick" if quick else name)
     words = ["sonet", "reproduce", name, *(["--quick"] if quick else [])]
-    words += [word for row in only or () for word in ("--only", row)]
     words += ["--seeds", str(plan.seeds), *(["--data-dir", str(data_dir)] if data_dir else [])]
     with bar() as shown:
         record = run(

@@ -92,3 +92,10 @@ class Outcome(BaseModel):
     steps: tuple[StepHistogram, ...] = ()
     pictures: tuple[Picture, ...] = ()
     audits: tuple[Audited, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Time of the work. Rows of one cell are one run, looked at after several numbers of steps: the last counts."""
+        trained = sum(card.train_seconds for card in self.cards)
+        asked = sum(audit.seconds for audit in self.audits)
+        return trained + asked + max((row.seconds for row in self.rows), default=0.0)

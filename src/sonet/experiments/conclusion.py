@@ -10,7 +10,8 @@ from sonet.report.planned import Audited
 
 @dataclass(frozen=True)
 class Conclusion:
-    """text: what was found, after the network's name. masked: None while its attacks are not finished.
+    """text: what was found, after the network's name. masked: None while its attacks are not finished. open: the attacks
+    found no masking, but an audit cannot tell.
 
     shared: whether the shared, differentiated step size was seen to carry the masking. loss: whether cross-entropy was
     needed for it too. own: median share of an image's gradient that was its own, if it was measured.
@@ -19,6 +20,7 @@ class Conclusion:
     model: str
     masked: bool | None
     text: str
+    open: bool = False
     shared: bool = False
     loss: bool = False
     own: float | None = None
@@ -42,5 +44,5 @@ class Conclusion:
             who = "Its audit says" if len(said) == 1 else "Its audits say"
             return replace(self, text=f"{self.text} {who} {' and '.join(said)}.")
         if "inconclusive" in said:
-            return replace(self, text=f"{self.text} Its audit is inconclusive.")
+            return replace(self, open=True, text=f"{self.text} Its audit is inconclusive.")
         return self

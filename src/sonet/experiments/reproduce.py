@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +34,9 @@ def reproduce(
     attacks from their last batch. Rows done by earlier calls, with others chosen, stay in the record. `out` of another
     plan is an error; nothing in it is touched. record.json is written after every cell, marked incomplete until the
     last, so that what was measured is never lost.
+
+    command: what to type for the whole table; the record's names the rows that are there, whichever calls made them.
+    Its seconds are those of all their work, summed over calls and processes.
     """
     content = plan.model_dump_json(indent=1, exclude={"only"})
     claimed = claim(out, PLAN, content)
@@ -48,7 +51,6 @@ def reproduce(
     environment = Environment.here(device="cpu" if plan.training.device == "cpu" else _device())
     if workers > 1:
         environment = environment.model_copy(update={"threads": 1})  # of each worker; this process computes nothing
-    start = time.perf_counter()
     order = lay_out(plan.select(()))
     described = data.describe()
     table = _planned(plan)
@@ -61,7 +63,7 @@ def reproduce(
         return Record(
             title=plan.title,
             verdict=verdict(rows, leaks, audits),
-            command=command,
+            command=_command(command, plan, {cell.row for cell in order if cell.key in outcomes}),
             data=described,
             settings=plan.model_dump(mode="json", exclude={"quick"}) | {"workers": workers},
             environment=environment,
@@ -73,7 +75,7 @@ def reproduce(
             audits=audits,
             planned=table,
             changes=list(plan.changes),
-            seconds=time.perf_counter() - start,
+            seconds=sum(outcome.seconds for outcome in done),
             complete=complete,
         )
 
@@ -97,6 +99,13 @@ def _done_earlier(plan: Plan, out: Path) -> dict[str, Outcome]:
     others = (cell for cell in lay_out(plan.select(())) if cell.row not in names)
     found = ((cell.key, finished(cell, out)) for cell in others)
     return {key: outcome for key, outcome in found if outcome is not None}
+
+
+def _command(whole: str, plan: Plan, begun: set[str]) -> str:
+    rows = [row.name for row in plan.rows]
+    if begun.issuperset(rows):
+        return whole
+    return shlex.join([*shlex.split(whole), *(word for row in rows if row in begun for word in ("--only", row))])
 
 
 def _planned(plan: Plan) -> list[Planned]:

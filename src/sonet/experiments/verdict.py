@@ -54,11 +54,13 @@ def _of(entries: Sequence[E], model: str, objective: str) -> list[E]:
 
 
 def _headline(found: list[Conclusion]) -> list[str]:
-    masked = ", ".join(conclusion.model for conclusion in found if conclusion.masked)
-    clean = ", ".join(conclusion.model for conclusion in found if conclusion.masked is False)
-    if not masked:
-        return [f"No masking was found in {clean}."] * bool(clean)
-    return [f"Accuracy under attack is masked in {masked}{f'; no masking found in {clean}' if clean else ''}."]
+    masked = ", ".join(one.model for one in found if one.masked)
+    clean = ", ".join(one.model for one in found if one.masked is False and not one.open)
+    unclear = ", ".join(one.model for one in found if one.masked is False and one.open)
+    parts = [f"accuracy under attack is masked in {masked}"] * bool(masked)
+    parts += [f"no masking found in {clean}"] * bool(clean)
+    parts += [f"left open by its audit in {unclear}"] * bool(unclear)
+    return [f"{said[0].upper()}{said[1:]}." for said in ["; ".join(parts)] if said]
 
 
 def _cause(found: list[Conclusion]) -> list[str]:

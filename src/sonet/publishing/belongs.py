@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 from pydantic import ValidationError
@@ -41,8 +42,8 @@ def check_belongs(record: AnyRecord, config: PublicConfig, where: str) -> None:
 
 
 def own_part(record: Record, config: PublicConfig, where: str) -> Record:
-    """The record with the rows and audits of this network alone; whole where it is of one network. Errors: as
-    `check_belongs`."""
+    """The record with the rows, the audits and the command of this network alone; whole where it is of one network.
+    Errors: as `check_belongs`."""
     if not record.models:
         return record
     card = _card(record, config, where)
@@ -50,8 +51,23 @@ def own_part(record: Record, config: PublicConfig, where: str) -> Record:
     def mine(entry: Row | Audited) -> bool:
         return (entry.model, entry.seed, entry.objective) == (card.model, card.seed, card.objective)
 
-    parts = {"rows": [row for row in record.rows if mine(row)], "audits": [one for one in record.audits if mine(one)]}
+    parts = {
+        "rows": [row for row in record.rows if mine(row)],
+        "audits": [one for one in record.audits if mine(one)],
+        "command": _only(record.command, f"{card.model}/{card.objective}"),
+    }
     return record.model_copy(update=parts)
+
+
+def _only(command: str, row: str) -> str:
+    """A table's command, kept to one row."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # typed by somebody else than our own commands
+        return command
+    for place in [i for i, word in enumerate(words) if word == "--only"][::-1]:
+        del words[place : place + 2]
+    return shlex.join([*words, "--only", row]) if words else ""
 
 
 def _card(record: Record, config: PublicConfig, where: str) -> ModelCard:

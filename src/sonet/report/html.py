@@ -67,7 +67,7 @@ def _facts(record: Record) -> dict[str, str]:
         "networks": ", ".join(dict.fromkeys(network(row.model, row.objective) for row in record.rows)),
         "seeds": str(len(seeds)) if seeds else "",
         "largest change (eps)": ", ".join(radius(eps) for eps in radii),
-        "run time": duration(record.seconds),
+        "time of all work" if record.models else "run time": duration(record.seconds),
         "made": record.environment.created,
     }
     return {name: value for name, value in facts.items() if value}

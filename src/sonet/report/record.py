@@ -203,8 +203,9 @@ class Record(Entry):
     """All that an experiment found, with what is needed to repeat it.
 
     verdict: one paragraph for a reader who knows nothing of the experiment. command: what to type to repeat it.
-    data: `Dataset.describe()`. seconds: the whole run. complete: False while the run is under way or was cut short.
-    planned: every row of the table, run or not. changes: what the table changes from the paper, in sentences.
+    data: `Dataset.describe()`. seconds: the whole run; of a table, all its work. complete: False while the run is under
+    way or was cut short. planned: every row of the table, run or not. changes: what the table changes from the paper,
+    in sentences.
     """
 
     schema_: Literal["sonet.record/1"] = Field(default=SCHEMA, alias="schema")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import ValidationError
 
 
@@ -10,5 +12,7 @@ def explain(error: ValidationError) -> str:
     said = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "options"
-        said.append(f"{where}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r})")
+        words = item["msg"].removeprefix("Value error, ").removeprefix(f"{where}: ")
+        told = isinstance(item["input"], Mapping) or ", got " in words or words.startswith("got ")
+        said.append(f"{where}: {words}" + ("" if told else f" (got {item['input']!r})"))
     return "; ".join(said)

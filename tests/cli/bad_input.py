@@ -47,7 +47,7 @@ BAD: dict[str, tuple[list[Any], str]] = {
     "step size nan": (attack("--set", "step_size=nan"), "step_size: Input should be a finite number"),
     "unknown loss": (
         attack("--set", "loss=l2"),
-        "loss: Input should be 'ce', 'log-odds', 'margin' or 'dlr' (got 'l2')",
+        "loss: Input should be 'ce', 'log-odds', 'margin', 'dlr' or 'kl' (got 'l2')",
     ),
     "restarts without start": (attack("--set", "restarts=2"), "restarts without random_start"),
     "spsa with restarts": (

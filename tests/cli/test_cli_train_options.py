@@ -73,29 +73,29 @@ def test_tensorboard_without_the_package_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     ended = run(*words, "--epochs", 1, "--tensorboard")
-    assert ended.code == 1
+    assert ended.code == 2
     assert "pip install 'sonet[tensorboard]'" in ended.err
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("given", "code", "word"),
+    ("given", "word"),
     [
-        (["--objective", "fast"], 2, "objective 'fast' trains against a radius and needs a threat, got none"),
-        ([*FAST, "--set", "training.attack_steps=3"], 2, "takes one step, so it takes no attack_steps, got 3"),
-        (["--set", "training.alignment=0.2"], 2, "alignment is of objective 'fast'"),
-        (["--set", "training.average=1"], 2, "training.average: Input should be less than 1"),
-        (["--set", "training.accumulate=6"], 2, "give batch_size >= 12, or fewer parts"),
-        (["--set", "training.kinetic=1"], 1, "kinetic is of networks with ODE blocks, got 1 with ResNet"),
-        (["--set", "training.nfe_budget=9"], 1, "nfe_budget is of networks with ODE blocks"),
+        (["--objective", "fast"], "objective 'fast' trains against a radius and needs a threat, got none"),
+        ([*FAST, "--set", "training.attack_steps=3"], "takes one step, so it takes no attack_steps, got 3"),
+        (["--set", "training.alignment=0.2"], "alignment is of objective 'fast'"),
+        (["--set", "training.average=1"], "training.average: Input should be less than 1"),
+        (["--set", "training.accumulate=6"], "give batch_size >= 12, or fewer parts"),
+        (["--set", "training.kinetic=1"], "kinetic is of networks with ODE blocks, got 1 with ResNet"),
+        (["--set", "training.nfe_budget=9"], "nfe_budget is of networks with ODE blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused(
-    run: Runner, words: list[Any], tmp_path: Path, given: list[str], code: int, word: str
+    run: Runner, words: list[Any], tmp_path: Path, given: list[str], word: str
 ) -> None:
     ended = run(*words, *given)
-    assert ended.code == code
+    assert ended.code == 2
     assert word.removeprefix("training.") in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
     assert not (tmp_path / "run").exists()

@@ -166,12 +166,12 @@ def test_it_gets_the_same_numbers(tmp_path: Path, made: list[Writer]) -> None:
         }
 
 
-def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path, made: list[Writer]) -> None:
+def test_a_resumed_or_finished_run_has_all_its_epochs_on_the_board(tmp_path: Path, made: list[Writer]) -> None:
     for stop in (2, None, None):
         trained(tmp_path / "run", stop_in=stop, tensorboard=tmp_path / "board")
-    assert [writer.purge_step for writer in made] == [1, 2]  # the third had nothing left to do
+    assert [writer.purge_step for writer in made] == [1, 1, 1]  # whole each time, like the table
     assert not any(writer.open for writer in made)
-    assert [sorted({step for _, step in writer.scalars}) for writer in made] == [[1], [2, 3]]
+    assert [sorted({step for _, step in writer.scalars}) for writer in made] == [[1], [1, 2, 3], [1, 2, 3]]
     assert len(load_checkpoint(tmp_path / "run").description.history) == 3
 
 
@@ -179,7 +179,8 @@ def test_a_resumed_run_goes_on_where_the_checkpoint_is(tmp_path: Path, made: lis
 def test_tensorboard_itself_reads_them(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trained(tmp_path / "run", stop_in=2, tensorboard=tmp_path / "board")
+    trained(tmp_path / "run", stop_in=2)  # without a board
+    trained(tmp_path / "run", stop_in=3, tensorboard=tmp_path / "board")
     history = trained(tmp_path / "run", tensorboard=tmp_path / "board")
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()

@@ -1,7 +1,7 @@
 """The command `sonet`: parse, call, print, exit code. Heavy imports wait inside the commands, so that help is quick.
 
-Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted; 143 stopped by SIGTERM (`attack`).
-`audit` has 3 masked and 4 inconclusive besides.
+Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interrupted; 143 stopped by SIGTERM (`train`,
+`attack`). `audit` has 3 masked and 4 inconclusive besides.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _exit_code(error: Exception) -> int | None:
     from sonet.publishing import PublicationError
     from sonet.report import RecordError
     from sonet.solvers import SolveError
-    from sonet.training import CheckpointError, TrainingError
+    from sonet.training import CheckpointError, TrainingError, TrainingRefused
 
     if isinstance(
         error,
@@ -115,6 +115,7 @@ def _exit_code(error: Exception) -> int | None:
         | ConfigError
         | RecordError
         | CheckpointError
+        | TrainingRefused
         | PublicationError
         | TargetError
         | CannotAudit

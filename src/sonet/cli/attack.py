@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from sonet.cli.data_dir import DataDir
+
 
 class StepGradientName(StrEnum):
     FROZEN = "frozen"
@@ -52,7 +54,7 @@ def attack(
     judge_batch: Annotated[int | None, typer.Option(min=1, help="Images judged together (default: the same).")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="The first so many test images (default: all).")] = None,
     data: Annotated[str | None, typer.Option(help="Other data than the run was trained on.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the evidence (default: none; for ensembles runs/RUN-ATTACK-THREAT).")
     ] = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sonet.cli.attack import DeviceName
+from sonet.cli.data_dir import DataDir
 
 if TYPE_CHECKING:
     from sonet.audit.effort import Level
@@ -39,7 +40,7 @@ def audit(
     data: Annotated[
         str | None, typer.Option(help="Name, folder of images or .npz (default: a run's own data).")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    data_dir: DataDir = None,
     quick: Annotated[bool, typer.Option("--quick", help="64 images, a minute or two for small networks.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="1,000 images, with more of everything.")] = False,
     images: Annotated[int | None, typer.Option(min=1, help="Audit so many test images.")] = None,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sonet.cli.data_dir import DataDir
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -46,7 +48,7 @@ def certify(
     ] = EnsembleName.QUICK,
     images: Annotated[int | None, typer.Option(min=1, help="The first so many test images (default: all).")] = None,
     data: Annotated[str | None, typer.Option(help="Other data than the run was trained on.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    data_dir: DataDir = None,
     weights: Annotated[Path | None, typer.Option(help="A safetensors file for the network of FILE.py:NAME.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the certificate (default: runs/MODEL-certify-NORM).")

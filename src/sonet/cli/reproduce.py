@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from sonet.cli.data_dir import DataDir
+
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="Which table; `digits` needs no download.", metavar="TABLE")],
@@ -20,7 +22,7 @@ def reproduce(
     out: Annotated[Path | None, typer.Option(help="Folder of record and report (default: runs/NAME).")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A shorter form: one seed, fewer attacks.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one a core).")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the data already.")] = None,
+    data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON instead of tables.")] = False,
 ) -> None:
     """Train a table's networks, attack them, and say where their robustness comes from.

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sonet.cli.data_dir import DataDir
+
 if TYPE_CHECKING:
     from sonet.cli.progress import Bar
 
@@ -19,14 +21,16 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[str, typer.Argument(help="Network: see `sonet list models`.", metavar="MODEL")],
     data: Annotated[str, typer.Option(help="Name, .npz file or folder: see `sonet list data`.")] = "digits",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/MODEL).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images (default: 12).")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate (default: 0.1, for margin 0.01).")] = None,
     objective: Annotated[str | None, typer.Option(help="natural, madry, trades, fast or margin.")] = None,
     threat: Annotated[str | None, typer.Option(help="Radius trained against, NORM:EPS; of margin in l2.")] = None,
     beta: Annotated[float | None, typer.Option(help="Of trades: weight of the KL, 1/lambda (default: 6).")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Of weights, order and augmentation (default: 0).")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with the tables model and training.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -55,22 +59,23 @@ def train(
     from sonet.cli.progress import TrainWatch, bar
     from sonet.cli.settings import read_settings
     from sonet.data import DATASETS, load
+    from sonet.evaluation import stoppable
     from sonet.models import build
     from sonet.training import TrainConfig, deployed, fit
 
     given = read_settings(config, settings or [])
-    options = {"epochs": epochs, "lr": lr, "objective": objective, "threat": threat, "beta": beta}
+    options = {"epochs": epochs, "lr": lr, "objective": objective, "threat": threat, "beta": beta, "seed": seed}
     training = given["training"] | {key: value for key, value in options.items() if value is not None}
-    training.setdefault("seed", seed)
     setting = TrainConfig.model_validate(training)
     images = load(data, data_dir=data_dir, limit_train=limit_train)
-    network = build(model, like=images, seed=seed, **given["model"])
+    network = build(model, like=images, seed=setting.seed, **given["model"])
     check_fits(network, images.train.images, data)
     folder = out or Path("runs") / model
     # So that the run can be attacked from another working folder.
     found = data if data in DATASETS else str(Path(data).resolve())
     found_in = None if data_dir is None else str(data_dir.resolve())
-    with bar() as shown, _said_by(shown):
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    with stoppable(end_of_job=world > 1), bar() as shown, _said_by(shown):
         history = fit(
             network,
             images.train,

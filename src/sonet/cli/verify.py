@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from sonet.cli.data_dir import DataDir
+
 
 def verify(
     evidence: Annotated[Path, typer.Argument(help="The --out folder of `sonet attack`.", metavar="EVIDENCE")],
     run: Annotated[Path | None, typer.Option(help="The network's folder, if it has moved.")] = None,
     data: Annotated[str | None, typer.Option(help="The data, if they have moved.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder that holds the named data already.")] = None,
+    data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Judge saved adversarial images again, in other batch sizes and orders, and say where the answer differs.

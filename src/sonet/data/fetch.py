@@ -70,7 +70,8 @@ def _download(name: str, archive: Archive, source: Source, folder: Path) -> Path
     raise DataError(
         f"{archive.file} is not in {folder} and could not be downloaded; tried {' and '.join(tried)}. "
         f"Without a network, put the file (SHA-256 {archive.sha256}), or {name}.npz with arrays x_train, y_train, "
-        "x_test, y_test, into a folder and give it by --data-dir (data_dir=...)."
+        "x_test, y_test (and title, in words, where they are not the official images), into a folder and give it by "
+        "--data-dir (data_dir=...)."
     )
 
 

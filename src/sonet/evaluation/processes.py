@@ -120,7 +120,7 @@ def joined() -> Iterator[Processes]:
     Errors: AttackError where the launcher's variables do not fit, or the processes cannot meet.
     """
     world = _world()
-    with _stoppable(end_of_job=world > 1):
+    with stoppable(end_of_job=world > 1):
         if world == 1:
             yield ALONE
             return
@@ -176,7 +176,7 @@ def _in_short(error: Exception) -> str:
 
 
 @contextmanager
-def _stoppable(end_of_job: bool) -> Iterator[None]:
+def stoppable(end_of_job: bool) -> Iterator[None]:
     """SIGTERM raises SystemExit, so that a file under way is tidied up; nothing is stopped twice on its way out."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set what a signal does

@@ -10,8 +10,8 @@ from sonet.report.planned import Audited
 
 @dataclass(frozen=True)
 class Conclusion:
-    """text: what was found, after the network's name. masked: None while its attacks are not finished. open: the attacks
-    found no masking, but an audit cannot tell.
+    """text: what was found, after the network's name. masked: None while its attacks are not finished. open: the
+    attacks found no masking, but an audit cannot tell.
 
     shared: whether the shared, differentiated step size was seen to carry the masking. loss: whether cross-entropy was
     needed for it too. own: median share of an image's gradient that was its own, if it was measured.

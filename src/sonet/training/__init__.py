@@ -10,7 +10,7 @@ from sonet.training.checkpoint import (
     save_checkpoint,
 )
 from sonet.training.config import TrainConfig, paper_training
-from sonet.training.errors import TrainingError, TrainingWarning
+from sonet.training.errors import TrainingError, TrainingRefused, TrainingWarning
 from sonet.training.fit import fit
 from sonet.training.history import EpochReport, deployed
 from sonet.training.objectives import OBJECTIVES
@@ -25,6 +25,7 @@ __all__ = [
     "Progress",
     "TrainConfig",
     "TrainingError",
+    "TrainingRefused",
     "TrainingWarning",
     "deployed",
     "find_checkpoint",

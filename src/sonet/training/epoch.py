@@ -16,7 +16,7 @@ from sonet.data import Split, crop_and_flip
 from sonet.solvers import Solution
 from sonet.training.config import TrainConfig
 from sonet.training.energy import Energy, watch_energy
-from sonet.training.errors import TrainingError
+from sonet.training.errors import TrainingError, TrainingRefused
 from sonet.training.history import EpochReport
 from sonet.training.keeping import Keeping
 from sonet.training.objectives import Objective
@@ -114,7 +114,7 @@ class Trainer:
         least = min(size, 2 * world)
         batches = [batch for batch in torch.split(order, size) if len(batch) >= least]
         if not batches or least < world:
-            raise TrainingError(
+            raise TrainingRefused(
                 f"{len(order)} images in batches of {size} leave a process without two images of its own "
                 f"({world} process(es)). Give more images, larger batches or fewer processes."
             )

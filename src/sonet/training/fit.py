@@ -19,7 +19,7 @@ from sonet.training.checkpoint import CheckpointError, save_checkpoint
 from sonet.training.collapse import Watch, best
 from sonet.training.config import TrainConfig
 from sonet.training.epoch import Trainer
-from sonet.training.errors import TrainingError, TrainingWarning
+from sonet.training.errors import TrainingError, TrainingRefused, TrainingWarning
 from sonet.training.history import EpochReport, History
 from sonet.training.keeping import Keeping, copied
 from sonet.training.log import Board, need_tensorboard, write_log
@@ -28,6 +28,7 @@ from sonet.training.objectives import OBJECTIVES
 from sonet.training.optimizer import make_optimizer, optimizer_state
 from sonet.training.progress import Progress
 from sonet.training.resume import resume
+from sonet.training.together import together
 
 
 def fit(
@@ -82,7 +83,10 @@ def fit(
         bare = accelerator.unwrap_model(wrapped)
         trainer = Trainer(wrapped, bare, optimizer, accelerator, objective, config, train, keeping, progress)
         wanted = tensorboard if main else None
-        with nullcontext() if wanted is None else closing(Board(wanted, begin=len(history) + 1)) as board:
+        with (
+            together(accelerator.num_processes),
+            nullcontext() if wanted is None else closing(Board(wanted, history)) as board,
+        ):
             while not _ended(history, config):
                 report = trainer.epoch(len(history))
                 _one_network(bare, keeping, accelerator)
@@ -107,6 +111,8 @@ def fit(
                 if board is not None:
                     board.add(history[-1])
                 accelerator.wait_for_everyone()
+    elif tensorboard is not None and accelerator.is_main_process:
+        Board(tensorboard, history).close()
     if keeping.average is not None:
         model.load_state_dict(keeping.average.model.state_dict())
     # For mixed precision Accelerate put a `forward` of its own on the model: attacks must not meet it unasked.
@@ -173,8 +179,8 @@ def _demand_finite(bare: nn.Module, epoch: int) -> None:
 def _warn_of_budget(report: EpochReport, config: TrainConfig) -> None:
     warnings.warn(
         f"epoch {report.epoch} needed {report.nfe:.1f} evaluations of fields for an image and pass, more than "
-        f"nfe_budget {config.nfe_budget:g}. The solver works harder as the fields stiffen: regularise with kinetic, "
-        "raise the tolerance, or raise the budget.",
+        f"nfe_budget {config.nfe_budget:g}. The solver works harder as the fields stiffen: "
+        f"{'regularise with' if config.kinetic is None else 'raise'} kinetic, or raise the tolerance or the budget.",
         TrainingWarning,
         stacklevel=3,
     )
@@ -186,5 +192,5 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would silently use float32
-        raise TrainingError("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
+        raise TrainingRefused("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
     return accelerator

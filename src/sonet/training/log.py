@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sonet.training.errors import TrainingError
+from sonet.training.errors import TrainingRefused
 from sonet.training.history import EpochReport, History
 from sonet.training.staging import settle, staged
 
@@ -39,12 +39,14 @@ def write_log(run: Path, history: History) -> Path:
 class Board:
     """The numbers of each epoch as scalars for TensorBoard, in `folder`; the epoch, from 1, is the step.
 
-    begin: the first epoch that will be added. TensorBoard forgets what an interrupted run had added from there on.
-    Errors: TrainingError without the package tensorboard.
+    history: the epochs there are. Like log.csv the board is made from them, whoever asks for it and when; TensorBoard
+    forgets what an earlier call had added. Errors: TrainingRefused without the package tensorboard.
     """
 
-    def __init__(self, folder: Path, begin: int) -> None:
-        self._writer: Any = _writer()(log_dir=str(folder), purge_step=begin)
+    def __init__(self, folder: Path, history: History) -> None:
+        self._writer: Any = _writer()(log_dir=str(folder), purge_step=1)
+        for epoch in history:
+            self.add(epoch)
 
     def add(self, epoch: EpochReport) -> None:
         for name, value in epoch.model_dump(exclude={"epoch"}).items():
@@ -57,7 +59,7 @@ class Board:
 
 
 def need_tensorboard() -> None:
-    """TrainingError where the package is missing: before training, not after an epoch of it."""
+    """TrainingRefused where the package is missing: before training, not after an epoch of it."""
     _writer()
 
 
@@ -65,7 +67,7 @@ def _writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise TrainingError(
+        raise TrainingRefused(
             f"logs for TensorBoard need the package tensorboard, which cannot be imported ({error}). "
             "Install it with pip install 'sonet[tensorboard]', or leave the option out: log.csv has the same numbers."
         ) from None

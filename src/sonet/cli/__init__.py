@@ -7,6 +7,7 @@ Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interru
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -77,6 +78,8 @@ def main() -> None:
             _say(f"stopped by SIGTERM{why}; the same command goes on from what was written.")
         raise
     except Exception as error:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's to all: this is the way out already
         code = _exit_code(error)
         if code is None:
             raise

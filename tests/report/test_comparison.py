@@ -11,6 +11,7 @@ from report_fixture import synthetic_record
 from rich.console import Console
 
 from sonet.report import ModelCard, Record, Row, read, show
+from sonet.report.audit_record import Bar, Count
 from sonet.report.comparison import NOT_RUN, beside, gaps, not_run
 from sonet.report.html import render
 from sonet.report.planned import Audited, Figure, Planned
@@ -115,7 +116,9 @@ def test_the_terminal_shows_all_of_it_in_100_columns() -> None:
         assert expected in text
     assert "Not run: resnet10-32/trades-6." in text
     assert "Data: scikit-learn, load_digits()." in text
-    assert "Beside the paper" not in shown(synthetic_record())
+    other = shown(synthetic_record())
+    assert "Beside the paper" not in other
+    assert "Data: scikit-learn, load_digits()." in other
 
 
 def audited(**changes: object) -> Audited:
@@ -142,6 +145,22 @@ def test_the_page_has_the_table_the_gaps_and_the_audits() -> None:
     assert "All &lt;b&gt; of it." in page
     assert "resnet10-32/trades-6" in page
     assert "Beside the paper" not in render(synthetic_record(seeds=1))
+
+
+def test_the_page_draws_what_an_audit_names_as_the_cause() -> None:
+    left = Count.of(Proportion(20, 64))
+    bars = [
+        Bar(factor="reference", setting="PGD-25", left=left, reference=True),
+        Bar(factor="step gradient", setting="frozen", left=Count.of(Proportion(1, 64)), carries=True, note="<i> fell"),
+        Bar(factor="tolerance", setting="1e-02", left=left, carries=False),
+    ]
+    plain = render(record(row(540), audits=[audited()]))
+    page = render(record(row(540), audits=[audited(), audited(seed=1, causes=bars)]))
+    assert "causes-1" not in plain
+    for expected in ('id="causes-1"', "sonet-32, seed 1", "carries the masking", "not by itself", "&lt;i&gt; fell"):
+        assert expected in page
+        assert expected not in plain
+    assert "not decided" not in page
 
 
 def test_a_radius_that_was_only_switched_to_is_not_the_radius_of_the_bars() -> None:

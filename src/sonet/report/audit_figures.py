@@ -38,6 +38,11 @@ _PALE, _DEEP = "#eaf1f8", "#134a80"
 _DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [12, 4], [4, 4])
 
 
+def key(bars: list[Bar]) -> dict[str, str]:
+    """What these bars show -> colour."""
+    return {name: colour for name, colour in CARRIES.items() if name in map(role, bars)}
+
+
 def causes(bars: list[Bar], width: int | str = WIDTH) -> alt.LayerChart:
     """Accuracy left, a bar for each changed factor; the dashed line is the unchanged attack, thin lines intervals."""
     rows = cause_rows(bars)

@@ -36,7 +36,7 @@ def render_audit(record: AuditRecord) -> str:
         decisive=words.decisive(record),
         families=words.families(record),
         causes=causes,
-        roles={name: colour for name, colour in figures.CARRIES.items() if name in map(words.role, record.causes)},
+        roles=figures.key(record.causes),
         stages=_stages(record.stages),
         matrix=matrix,
         ladders=list(zip(ladders, record.ladders, strict=True)),

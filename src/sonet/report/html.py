@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 
-from sonet.report import figures, ridges
+from sonet.report import audit_figures, figures, ridges
+from sonet.report import audit_words as words
 from sonet.report.comparison import beside, gaps, not_run
 from sonet.report.lines import NO_ATTACK, duration, network, panels, radius
 from sonet.report.page import chart, library, specs, template
@@ -22,7 +23,16 @@ def render(record: Record) -> str:
     curves = [chart(f"curves-{i}", panel.title, figures.curves(panel)) for i, panel in shown]
     leaks = [chart(f"leaks-{i}", m, ridges.leaks(record, m)) for i, m in enumerate(ridges.networks_with_leaks(record))]
     steps = [chart(f"steps-{i}", m, ridges.steps(record, m)) for i, m in enumerate(ridges.networks_with_steps(record))]
-    charts = [*bars, *curves, *leaks, *steps]
+    causes = [
+        chart(
+            f"causes-{i}",
+            f"{network(audit.model, audit.objective)}, seed {audit.seed}",
+            audit_figures.causes(audit.causes),
+        )
+        for i, audit in enumerate(record.audits)
+        if audit.causes
+    ]
+    charts = [*bars, *curves, *leaks, *steps, *causes]
     return template("template.html.j2").render(
         record=record,
         facts=_facts(record),
@@ -32,6 +42,9 @@ def render(record: Record) -> str:
         curves=curves,
         leaks=leaks,
         steps=steps,
+        causes=causes,
+        roles=audit_figures.key([bar for audit in record.audits for bar in audit.causes]),
+        role=words.role,
         cards=_cards(record),
         beside=beside(record),
         gaps=gaps(record),

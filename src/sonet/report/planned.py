@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from sonet.report.audit_record import Bar
 from sonet.report.schema import Entry
 
 
@@ -31,7 +32,7 @@ class Planned(Entry):
 class Audited(Entry):
     """The audit of a network from one seed: its verdict, and of `n` images those right without attack, under plain
     attacks on the network's own gradient, and under all attacks; None where the audit refused the network, and the
-    summary says why. cause: what carries a masking, in words.
+    summary says why. cause: what carries a masking, in words; causes: the bars of its analysis.
     """
 
     model: str
@@ -44,5 +45,6 @@ class Audited(Entry):
     worst: int | None = Field(default=None, ge=0)
     n: int = Field(ge=1)
     cause: str = ""
+    causes: list[Bar] = Field(default_factory=list)
     summary: str
     seconds: float = Field(ge=0)

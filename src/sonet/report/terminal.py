@@ -35,7 +35,7 @@ def show(record: Record, console: Console | None = None) -> None:
         console.print(table)
     for sentence in map(str, gaps(record)):
         console.print(_text(f"\n{sentence}", console, ""))
-    if source := _source(record):
+    if record.rows and (source := record.data.get("source")):
         console.print(_text(f"\nData: {source}.", console, ""))
     if record.changes:
         console.print(_text(f"\n{CHANGES} " + " ".join(record.changes), console, ""))
@@ -44,11 +44,6 @@ def show(record: Record, console: Console | None = None) -> None:
         console.print(_text("Accuracy, 95 % Wilson interval of all seeds' images together.", console, "dim"))
     if missing := not_run(record):
         console.print(_text(f"Not run: {', '.join(missing)}.", console, "dim"))
-
-
-def _source(record: Record) -> str:
-    """Where the images are from, of a table that stands beside another: they may not be the same."""
-    return str(record.data.get("source", "")) if beside(record) else ""
 
 
 def _of_the_whole(record: Record) -> list[Table]:

@@ -159,6 +159,12 @@ def test_the_next_command_asks_for_more(level: Any, words: str) -> None:
     assert audited(THREE, effort=effort, again="a").record.next_command == words
 
 
+def test_from_python_what_to_do_next_is_a_call() -> None:
+    words = f'sonet.audit(model, data, sonet.attacks.Threat.parse("linf:{TWO_EPS:g}"), effort="normal")'
+    effort = TINY.model_copy(update={"level": "quick"})
+    assert audited(TWO, threat=Linf(TWO_EPS), effort=effort).record.next_command == words
+
+
 def test_the_first_images_are_audited() -> None:
     found = audited(THREE, effort=TINY.model_copy(update={"images": 5}))
     assert found.record.natural.n == len(found.adversarial) == 5

@@ -46,6 +46,15 @@ def test_spsa_on_fewer_images_is_not_compared() -> None:
     )
 
 
+def test_an_ensemble_is_compared_where_the_table_has_one() -> None:
+    worst = {"attack": "standard", "loss": None, "attack_batch": None}
+    four = "PGD-20, the margin loss, SPSA and the ensemble standard"
+    assert agreement([*rows(80, 78, 79), row(77, **worst)]) == f"{four} agree within 3 points (n = 100)."
+    assert agreement([*rows(80, 78, 79), row(74, **worst)]) == f"{four} differ by 6 points, more than 3 (n = 100)."
+    text = agreement([*rows(80, 78, 79), row(30, 50, **worst)])
+    assert text.endswith("(n = 100); the ensemble standard saw 50 of 100 images and is not compared.")
+
+
 def test_seeds_are_pooled() -> None:
     text = agreement([*rows(80, 77, 80), *rows(80, 80, 79, seed=1)])
     assert text.endswith("agree within 3 points (n = 200).")

@@ -70,7 +70,7 @@ def audit(
     name: str | None = None,
     about: dict[str, Any] | None = None,
     command: str = "",
-    again: str = "sonet audit",
+    again: str = "",
     classes: Sequence[str] = (),
     tell: Tell = lambda done, word: None,
 ) -> Audit:
@@ -84,7 +84,8 @@ def audit(
             inconclusive unless it is masked already. So it is where an error of the model breaks an attack off.
         batch: images judged together, as deployed.
         backbone: of a defence, the undefended network.
-        about, command, again, classes: for the record: settings, what was typed, what to type next, names of classes.
+        about, command, again, classes: for the record: settings, what was typed, what to type next without its effort
+            (default: a call of this function), names of classes.
 
     Errors: `CannotAudit` with a sentence that says what to change, before any attack.
     """
@@ -123,7 +124,7 @@ def audit(
         verdict=judged.verdict,
         summary=judged.summary,
         decisive=list(judged.decisive),
-        next_command=_next(again, size),
+        next_command=_next(again, size, threat),
         threat=str(threat),
         model=title,
         data=_described(data),
@@ -196,7 +197,10 @@ def _described(data: Dataset | Split | tuple[Images, Labels]) -> dict[str, Any]:
     return {"name": "tensors", "shape": list(images.shape)}
 
 
-def _next(again: str, size: Effort) -> str:
+def _next(again: str, size: Effort, threat: Threat) -> str:
     """What to type next: more of the same until it is thorough; then another seed."""
-    larger = {"quick": "", "normal": " --thorough", "thorough": " --thorough --seed 1"}
-    return again + larger[size.level]
+    if again:
+        return again + {"quick": "", "normal": " --thorough", "thorough": " --thorough --seed 1"}[size.level]
+    more = {"quick": "normal", "normal": "thorough", "thorough": "thorough"}[size.level]
+    seed = ", seed=1" if size.level == "thorough" else ""
+    return f'sonet.audit(model, data, sonet.attacks.Threat.parse("{threat}"), effort="{more}"{seed})'

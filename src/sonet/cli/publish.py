@@ -40,7 +40,10 @@ def publish(
         }
         typer.echo(json.dumps(answer, indent=1))
         return
-    said = f"with {len(found.records)} records" if found.records else "without records: what is left is not measured"
+    count = len(found.records)
+    said = (
+        f"with {count} record{'' if count == 1 else 's'}" if count else "without records: what is left is not measured"
+    )
     typer.echo(
         f"Wrote {out}, its card {said}. Read {out / 'README.md'} before you upload it.\n"
         f"Next: sonet audit {out}, or: hf upload ORG/NAME {out}"

@@ -16,7 +16,7 @@ def reproduce(
     name: Annotated[str, typer.Argument(help="Which table; `digits` needs no download.", metavar="TABLE")],
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A row (sonet-32/natural), network or objective; may be repeated (default: all)."),
+        typer.Option(help="A row (sonet-32/natural), network, its kind or objective; may be repeated (default: all)."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Networks of each kind (default: the plan's).")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of record and report (default: runs/NAME).")] = None,

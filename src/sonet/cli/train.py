@@ -103,9 +103,10 @@ def train(
             f"\nStopped in epoch {len(history)} of {setting.epochs}: accuracy under PGD on the watched images "
             f"fell from {last.watched_pgd:.2f} to {history[-1].watched_pgd:.2f}; epoch {last.epoch} was kept."
         )
+    epochs_done = f"{last.epoch} epoch{'' if last.epoch == 1 else 's'}"
     typer.echo(
         f"{model} on {data}{against}: test accuracy {last.test_accuracy:.4f} on {len(images.test)} images after "
-        f"{last.epoch} epochs (loss {last.loss:.4f}, NFE {last.evaluations:.0f}).{stopped}\n"
+        f"{epochs_done} (loss {last.loss:.4f}, NFE {last.evaluations:.0f}).{stopped}\n"
         f"Wrote {folder}. Next: {following}"
     )
 

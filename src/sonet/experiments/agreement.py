@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sonet.attacks.ensemble import ENSEMBLES
 from sonet.experiments.pooling import pool
 from sonet.report import Row
 from sonet.types import Proportion
@@ -13,7 +14,8 @@ POINTS = 0.03
 
 
 def agreement(attacked: Sequence[Row]) -> str:
-    """A sentence on PGD, the margin loss and SPSA at the largest radius; "" while one of them is missing.
+    """A sentence on PGD, the margin loss and SPSA at the largest radius, and on the ensemble where the table has one; ""
+    while one of the three is missing.
 
     attacked: of one network. Accuracies are compared on the same images only: an attack that saw fewer is left out.
     """
@@ -32,6 +34,9 @@ def agreement(attacked: Sequence[Row]) -> str:
     }
     if not all(groups.values()):
         return ""
+    groups |= {
+        f"the ensemble {name}": rows for name in ENSEMBLES if (rows := [row for row in here if row.attack == name])
+    }
     left: dict[str, Proportion] = {name: pool(rows) for name, rows in groups.items()}
     images = left[f"PGD-{steps}"].n
     fewer = {name: share.n for name, share in left.items() if share.n != images}

@@ -95,7 +95,7 @@ def read_as(kind: type[E], path: Path | str, name: str, schema: str, work: str) 
     except OSError as error:
         raise RecordError(
             f"{path}: expected a record, got {error.strerror or error}. "
-            f"A report is made from a {name} only; give its path or its folder, or run the {work} first."
+            f"Give the path of a {name} or its folder, or run the {work} first."
         ) from error
     try:
         content = json.loads(raw)

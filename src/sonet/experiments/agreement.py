@@ -14,8 +14,8 @@ POINTS = 0.03
 
 
 def agreement(attacked: Sequence[Row]) -> str:
-    """A sentence on PGD, the margin loss and SPSA at the largest radius, and on the ensemble where the table has one; ""
-    while one of the three is missing.
+    """A sentence on PGD, the margin loss, SPSA and, where the table has one, the ensemble, at the largest radius; ""
+    while one of the first three is missing.
 
     attacked: of one network. Accuracies are compared on the same images only: an attack that saw fewer is left out.
     """

@@ -238,3 +238,12 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(
 
 def test_the_solver_travels_with_the_checkpoint(trained: Path) -> None:
     assert load_model(trained).config.solver == EULER
+
+
+def test_a_path_without_checkpoint_leads_to_one(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="A network of the hub is hf://org/name"):
+        load_checkpoint(Path("org/name"))
+    run = tmp_path / "models" / "resnet10-natural-0"
+    fit(small("resnet10"), digits().train.take(40), config(epochs=1), run=run)
+    with pytest.raises(CheckpointError, match=r"one of the runs in it, such as .*models/resnet10-natural-0\."):
+        load_checkpoint(tmp_path)

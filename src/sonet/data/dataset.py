@@ -39,7 +39,7 @@ class Split:
 
     def take(self, n: int) -> Split:
         """The first n samples. Errors: DataError unless 1 <= n <= len(self)."""
-        n = first(n, len(self), "Split.take")
+        n = first(n, len(self), "images")
         return Split(self.images[:n], self.labels[:n])
 
     def batches(self, size: int) -> Iterator[tuple[Images, Labels]]:

@@ -102,13 +102,21 @@ def save_checkpoint(
     return target
 
 
+def _where(path: Path) -> str:
+    """What to give instead of a path that holds no checkpoint."""
+    inside = sorted(each for each in path.glob("*/*") if each.is_dir() and _checkpoints(each)) if path.is_dir() else []
+    if inside:
+        return f"Give one of the runs in it, such as {inside[0]}."
+    hub = f" A network of the hub is hf://{path}." if not path.exists() and len(path.parts) == 2 else ""
+    return f"Give the folder that `sonet train --out` wrote.{hub}"
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint folder, or the newest one in a run's folder. `CheckpointError` where it is not sound."""
     folder = find_checkpoint(path)
     if folder is None:
         raise CheckpointError(
-            f"{path}: expected a run or checkpoint folder with {DESCRIPTION}, found none. "
-            "Give the folder that `sonet train --out` wrote."
+            f"{path}: expected a run or checkpoint folder with {DESCRIPTION}, found none. {_where(path)}"
         )
     try:
         raw = json.loads((folder / DESCRIPTION).read_text())

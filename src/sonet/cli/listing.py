@@ -65,7 +65,8 @@ def _data() -> dict[str, dict[str, Any]]:
     from sonet.data import DATASETS
 
     others = {
-        "FILE.npz": "uint8 arrays x_train, y_train, x_test, y_test, images (N, H, W) or (N, H, W, C)",
+        "FILE.npz": "uint8 arrays x_train, y_train, x_test, y_test, images (N, H, W) or (N, H, W, C); title, in words. "
+        "DIR/NAME.npz under --data-dir DIR stands for the one called NAME",
         "FOLDER": "images by class: FOLDER/train/CLASS/*.png and FOLDER/test/CLASS/*.png, or FOLDER/CLASS/*.png",
     }
     return {name: {"about": about} for name, about in (DATASETS | others).items()}

@@ -1,7 +1,8 @@
-"""A validation error as sentences: which setting, what is wrong with it, what was given."""
+"""Errors of libraries in words for people: what a setting lacks, and what torch says of a connection."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
@@ -16,3 +17,8 @@ def explain(error: ValidationError) -> str:
         told = isinstance(item["input"], Mapping) or ", got " in words or words.startswith("got ")
         said.append(f"{where}: {words}" + ("" if told else f" (got {item['input']!r})"))
     return "; ".join(said)
+
+
+def in_short(error: Exception) -> str:
+    """The first sentence of a message of torch's, without the place in its source."""
+    return re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\]\s*", "", " ".join(str(error).split())).split(". ")[0][:200]

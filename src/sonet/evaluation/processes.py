@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from sonet.attacks import AttackError, predict
+from sonet.errors import in_short
 from sonet.types import Classifier, Images
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Processes:
         except RuntimeError as error:
             waiting = f", while it waited for process {owner}" if self.rank != owner else ""
             raise ProcessLost(
-                f"process {self.rank} of {self.world} lost the others{waiting} ({_in_short(error)}): a process or a "
+                f"process {self.rank} of {self.world} lost the others{waiting} ({in_short(error)}): a process or a "
                 "machine of this job has ended, or a unit took more than a day. What --out holds is kept; the same "
                 "command, in any number of processes, goes on from there."
             ) from None
@@ -148,7 +148,7 @@ def _meet(world: int) -> Store:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_LONGEST_UNIT)
     except (RuntimeError, ValueError) as error:
         raise AttackError(
-            f"{world} processes were announced (WORLD_SIZE), and they cannot meet: {_in_short(error)}. "
+            f"{world} processes were announced (WORLD_SIZE), and they cannot meet: {in_short(error)}. "
             "Start them with torchrun; where machines have several networks, name one in GLOO_SOCKET_IFNAME."
         ) from None
     return PrefixStore("sonet", store)
@@ -168,11 +168,6 @@ def _end_with_the_others(store: Store, error: BaseException) -> NoReturn:
         raise error
     time.sleep(_QUIET)
     raise SystemExit(1) from None
-
-
-def _in_short(error: Exception) -> str:
-    """The first sentence of a message of torch's, without the place in its source."""
-    return re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\]\s*", "", " ".join(str(error).split())).split(". ")[0][:200]
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
+from sonet.errors import in_short
 from sonet.training.errors import TrainingError
 
-_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|store", re.IGNORECASE)
+_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)", re.IGNORECASE)
 """Words of errors that say that another process cannot be reached."""
 
 
@@ -20,16 +21,14 @@ def together(world: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        words = " ".join(str(error).split())
-        if world == 1 or isinstance(error, TrainingError) or not (_is_lost(error) or _CONNECTION.search(words)):
+        if world == 1 or isinstance(error, TrainingError) or not _is_lost(error):
             raise
         rank = dist.get_rank() if dist.is_initialized() else 0
-        short = re.sub(r"\[[^\]]*\.(cc|cpp|h):\d+\]\s*", "", words).split(". ")[0][:200]
         raise TrainingError(
-            f"process {rank} of {world} lost the others ({short}): a process or a machine of this job has ended. The "
-            "last checkpoint is kept; the same command, in as many processes or in one, goes on from there."
+            f"process {rank} of {world} lost the others ({in_short(error)}): a process or a machine of this job has "
+            "ended. The last checkpoint is kept; the same command, in as many processes or in one, goes on from there."
         ) from None
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistNetworkError | dist.DistBackendError)
+    return isinstance(error, dist.DistNetworkError | dist.DistBackendError) or bool(_CONNECTION.search(str(error)))

@@ -14,7 +14,7 @@ def explain(error: ValidationError) -> str:
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "options"
         words = item["msg"].removeprefix("Value error, ").removeprefix(f"{where}: ")
-        told = isinstance(item["input"], Mapping) or ", got " in words or words.startswith("got ")
+        told = isinstance(item["input"], Mapping) or f"got {item['input']!r}" in words
         said.append(f"{where}: {words}" + ("" if told else f" (got {item['input']!r})"))
     return "; ".join(said)
 

@@ -155,7 +155,7 @@ BAD_SETTINGS: list[tuple[type[Attack], dict[str, Any], str]] = [
     (PGD, {"step_size": -0.1}, r"PGD: step_size: Input should be greater than 0 \(got -0\.1\)"),
     (PGD, {"step_size": float("nan")}, r"PGD: step_size: Input should be a finite number \(got nan\)"),
     (PGD, {"step_size": float("inf")}, r"PGD: step_size: Input should be a finite number \(got inf\)"),
-    (PGD, {"loss": "l1"}, r"PGD: loss: Input should be 'ce', 'log-odds', 'margin' or 'dlr' \(got 'l1'\)"),
+    (PGD, {"loss": "l1"}, r"PGD: loss: Input should be 'ce', 'log-odds', 'margin', 'dlr' or 'kl' \(got 'l1'\)"),
     (PGD, {"keep": "first"}, r"PGD: keep: Input should be 'last' or 'best' \(got 'first'\)"),
     (PGD, {"restarts": 2}, "restarts without random_start would repeat the same run; set random_start=True"),
     (PGD, {"keep": "last", "stop_when_fooled": True}, "goes with stop_when_fooled=False"),

@@ -53,7 +53,7 @@ def test_a_training_that_stopped_says_so(
     assert ended.code == 0, ended.err
     told = " ".join(ended.out.split())
     kept = load_checkpoint(tmp_path / "run").description.history[0].test_accuracy
-    assert f"test accuracy {kept:.4f} on 30 images after 1 epochs" in told
+    assert f"test accuracy {kept:.4f} on 30 images after 1 epoch" in told
     assert "Stopped in epoch 2 of 5: accuracy under PGD on the watched images fell from 0.50 to 0.10" in told
     assert "epoch 1 was kept" in told
 

@@ -72,7 +72,7 @@ def _section(record: AnyRecord, config: PublicConfig) -> Section:
     if isinstance(record, AuditRecord):
         said = _verdict(record)
         said += [f"{finding.title}: {finding.measured}" for finding in audit_words.decisive(record)]
-        said += [record.cause] if record.cause else []
+        said += [record.cause] if record.cause not in record.summary else []
     elif isinstance(record, CertificateRecord):
         said = [record.summary]
     else:  # the verdict of an experiment with several networks is of all of them
@@ -90,7 +90,7 @@ def _audits(section: Section, config: PublicConfig) -> Iterator[Section]:
         yield section
     elif isinstance(record, Record):
         for found in record.audits:
-            said = _verdict(found) + ([found.cause] if found.cause else [])
+            said = _verdict(found) + ([found.cause] if found.cause not in found.summary else [])
             yield replace(section, figures=of_audit(found, record, config), said=said)
 
 

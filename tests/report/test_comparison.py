@@ -163,6 +163,15 @@ def test_the_page_draws_what_an_audit_names_as_the_cause() -> None:
     assert "not decided</li>" not in page
 
 
+def test_what_the_verdict_says_of_each_network_is_a_paragraph() -> None:
+    text = "Masked in a. sonet-32: masked. It fell. sonet-32 (madry): no masking found; to compare, 0.5. A bound."
+    rows = [clean(880), row(540), row(500, objective="madry")]
+    page = render(record(*rows).model_copy(update={"verdict": text}))
+    assert '<span class="verdict">Masked in a.</span>' in page
+    for said in ("sonet-32: masked. It fell.", "sonet-32 (madry): no masking found; to compare, 0.5. A bound."):
+        assert f'<span class="details">{said}</span>' in page
+
+
 def test_a_radius_that_was_only_switched_to_is_not_the_radius_of_the_bars() -> None:
     from sonet.report.figures import bar_rows, headline
     from sonet.report.lines import panels

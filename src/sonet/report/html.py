@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 from sonet.report import audit_figures, figures, ridges
 from sonet.report import audit_words as words
@@ -33,8 +34,11 @@ def render(record: Record) -> str:
         if audit.causes
     ]
     charts = [*bars, *curves, *leaks, *steps, *causes]
+    headline, *details = _told(record)
     return template("template.html.j2").render(
         record=record,
+        headline=headline,
+        details=details,
         facts=_facts(record),
         panels=found,
         bars=bars,
@@ -68,6 +72,14 @@ def _cards(record: Record) -> dict[str, ModelCard]:
         if (first.config, first.solver) != (card.config, card.solver):
             cards[f"{title}, seed {card.seed}"] = card
     return cards
+
+
+def _told(record: Record) -> list[str]:
+    """The verdict's first sentence, and what it says of each network as a paragraph of its own."""
+    first, point, rest = record.verdict.partition(". ")
+    names = "|".join(re.escape(network(row.model, row.objective)) for row in record.rows)
+    parts = re.split(rf" (?=(?:{names}): )", rest) if names else [rest]
+    return [first + point.rstrip(), *(part for part in parts if part)]
 
 
 def _facts(record: Record) -> dict[str, str]:

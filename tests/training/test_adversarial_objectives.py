@@ -98,23 +98,17 @@ def test_madry_is_the_cross_entropy_at_the_hard_images_alone() -> None:
 
 
 @pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
-def test_madry_crafts_what_the_suites_pgd_gives(threat: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [("madry", {"random_start": True}), ("trades", {"loss": "kl", "start_noise": 0.001})],
+    ids=["madry", "trades"],
+)
+def test_what_is_crafted_is_what_the_suites_pgd_gives(objective: str, settings: dict[str, Any], threat: str) -> None:
     model, some = warm(), digits().train.take(20)
     given = Threat.parse(threat)
-    objective = Madry.of(fits("madry", threat=threat, attack_steps=3))
-    hard = objective.craft(model.train(), some.images, some.labels, 7)
-    attack = PGD(steps=3, step_size=given.eps / 4, random_start=True, keep="last", seed=7)
-    result = attack.run(model.eval(), some.images, some.labels, given)
-    assert torch.equal(hard, result.adversarial)
-
-
-@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
-def test_trades_crafts_what_the_suites_pgd_gives(threat: str) -> None:
-    model, some = warm(), digits().train.take(20)
-    given = Threat.parse(threat)
-    objective = Trades.of(fits("trades", threat=threat, attack_steps=3))
-    hard = objective.craft(model.train(), some.images, some.labels, 7)
-    attack = PGD(steps=3, step_size=given.eps / 4, loss="kl", start_noise=0.001, keep="last", seed=7)
+    inner = OBJECTIVES[objective].of(fits(objective, threat=threat, attack_steps=3))
+    hard = inner.craft(model.train(), some.images, some.labels, 7)
+    attack = PGD(steps=3, step_size=given.eps / 4, keep="last", seed=7, **settings)
     result = attack.run(model.eval(), some.images, some.labels, given)
     assert torch.equal(hard, result.adversarial)
 

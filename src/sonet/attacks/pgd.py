@@ -36,9 +36,7 @@ class PGD(Attack):
 
     steps: PositiveInt = Field(default=20, description="steps of a run")
     step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 8")
-    loss: Literal["ce", "log-odds", "margin", "dlr", "kl"] = Field(
-        default="ce", description="what is driven up; kl: away from the own answer"
-    )
+    loss: Literal[LossName, "kl"] = Field(default="ce", description="what is driven up; kl: away from the own answer")
     random_start: bool = Field(default=False, description="start uniformly in the ball; the paper's code does not")
     start_noise: NonNegativeFloat = Field(default=0.0, description="deviation of normal noise at the start, in pixels")
     restarts: PositiveInt = Field(default=1, description="runs from random starts; for each image the best counts")

@@ -58,12 +58,17 @@ def _before(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    world = os.environ.get("WORLD_SIZE", "1")
+    world = _world()
     if world != "1" and context.invoked_subcommand not in (None, *_SHARED):
         raise typer.BadParameter(
             f"{context.invoked_subcommand} runs in one process, got WORLD_SIZE={world}: each would do all of it, into "
             f"the same folder. Start it without torchrun, which shares the work of {' and '.join(_SHARED)}."
         )
+
+
+def _world() -> str:
+    """The processes of this job, as the launcher says it."""
+    return os.environ.get("WORLD_SIZE", "1")
 
 
 def main() -> None:
@@ -74,11 +79,11 @@ def main() -> None:
         if stop.code == 130:  # typer turns Ctrl-C into it, without a word
             _say("interrupted; the same command goes on from what was written.")
         if stop.code == 143:
-            why = ", which torchrun sends to all when one has ended" if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+            why = ", which torchrun sends to all when one has ended" if _world() != "1" else ""
             _say(f"stopped by SIGTERM{why}; the same command goes on from what was written.")
         raise
     except Exception as error:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if _world() != "1":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's to all: this is the way out already
         code = _exit_code(error)
         if code is None:

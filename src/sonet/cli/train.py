@@ -74,8 +74,7 @@ def train(
     # So that the run can be attacked from another working folder.
     found = data if data in DATASETS else str(Path(data).resolve())
     found_in = None if data_dir is None else str(data_dir.resolve())
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    with stoppable(end_of_job=world > 1), bar() as shown, _said_by(shown):
+    with stoppable(), bar() as shown, _said_by(shown):
         history = fit(
             network,
             images.train,

@@ -120,7 +120,7 @@ def joined() -> Iterator[Processes]:
     Errors: AttackError where the launcher's variables do not fit, or the processes cannot meet.
     """
     world = _world()
-    with stoppable(end_of_job=world > 1):
+    with stoppable():
         if world == 1:
             yield ALONE
             return
@@ -171,8 +171,13 @@ def _end_with_the_others(store: Store, error: BaseException) -> NoReturn:
 
 
 @contextmanager
-def stoppable(end_of_job: bool) -> Iterator[None]:
-    """SIGTERM raises SystemExit, so that a file under way is tidied up; nothing is stopped twice on its way out."""
+def stoppable() -> Iterator[None]:
+    """SIGTERM raises SystemExit, so that a file under way is tidied up; nothing is stopped twice on its way out, and
+    one of several processes that has failed is on it already.
+
+    Errors: AttackError where the launcher's variables do not fit.
+    """
+    end_of_job = _world() > 1
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set what a signal does
         return

@@ -80,6 +80,6 @@ def ask_audit(cell: Cell, plan: Plan, victim: Victim, report: Report) -> Outcome
         }
         return Outcome(audits=(Audited.model_validate(who | said),))
     counts = {"natural": found.natural.count, "plain": found.plain.count, "worst": found.worst.count}
-    rest = {"n": found.worst.n, "cause": found.cause, "summary": found.summary, "seconds": found.seconds}
-    rest["causes"] = [bar.model_dump() for bar in found.causes]
-    return Outcome(audits=(Audited.model_validate(who | counts | rest | {"verdict": found.verdict}),))
+    words = {"verdict": found.verdict, "cause": found.cause, "causes": found.causes, "summary": found.summary}
+    rest = {"n": found.worst.n, "seconds": found.seconds}
+    return Outcome(audits=(Audited.model_validate(who | counts | words | rest),))

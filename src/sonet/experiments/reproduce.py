@@ -55,6 +55,9 @@ def reproduce(
     described = data.describe()
     table = _planned(plan)
 
+    def begun() -> set[str]:
+        return {cell.row for cell in order if cell.key in outcomes}
+
     def record(complete: bool) -> Record:
         done = [outcomes[cell.key] for cell in order if cell.key in outcomes]
         rows = [row for outcome in done for row in outcome.rows]
@@ -63,7 +66,7 @@ def reproduce(
         return Record(
             title=plan.title,
             verdict=verdict(rows, leaks, audits),
-            command=_command(command, plan, {cell.row for cell in order if cell.key in outcomes}),
+            command=_command(command, plan, begun()),
             data=described,
             settings=plan.model_dump(mode="json", exclude={"quick"}) | {"workers": workers},
             environment=environment,
@@ -84,8 +87,8 @@ def reproduce(
         write(record(complete=False), out)
     with contextlib.suppress(OSError):  # there is none, or another run is still at work in it
         (out / "units").rmdir()
-    begun = {cell.row for cell in order if cell.key in outcomes}
-    final = record(complete=all(cell.key in outcomes for cell in order if cell.row in begun))
+    rows = begun()
+    final = record(complete=all(cell.key in outcomes for cell in order if cell.row in rows))
     write(final, out)
     from sonet.report import render  # the drawing library is slow to import and not needed until now
 

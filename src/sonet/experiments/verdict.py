@@ -60,7 +60,8 @@ def _headline(found: list[Conclusion]) -> list[str]:
     parts = [f"accuracy under attack is masked in {masked}"] * bool(masked)
     parts += [f"no masking found in {clean}"] * bool(clean)
     parts += [f"left open by its audit in {unclear}"] * bool(unclear)
-    return [f"{said[0].upper()}{said[1:]}." for said in ["; ".join(parts)] if said]
+    said = "; ".join(parts)
+    return [f"{said[0].upper()}{said[1:]}."] if said else []
 
 
 def _cause(found: list[Conclusion]) -> list[str]:

@@ -72,7 +72,7 @@ def _section(record: AnyRecord, config: PublicConfig) -> Section:
     if isinstance(record, AuditRecord):
         said = _verdict(record)
         said += [f"{finding.title}: {finding.measured}" for finding in audit_words.decisive(record)]
-        said += [record.cause] if record.cause not in record.summary else []
+        said += _cause(record)
     elif isinstance(record, CertificateRecord):
         said = [record.summary]
     else:  # the verdict of an experiment with several networks is of all of them
@@ -90,13 +90,18 @@ def _audits(section: Section, config: PublicConfig) -> Iterator[Section]:
         yield section
     elif isinstance(record, Record):
         for found in record.audits:
-            said = _verdict(found) + ([found.cause] if found.cause not in found.summary else [])
+            said = _verdict(found) + _cause(found)
             yield replace(section, figures=of_audit(found, record, config), said=said)
 
 
 def _verdict(found: AuditRecord | Audited) -> list[str]:
     said = [f"{audit_words.VERDICTS[found.verdict]}.", found.summary]
     return said + [audit_words.NO_PROOF] * (found.verdict == "no masking found" and "Popovic" not in found.summary)
+
+
+def _cause(found: AuditRecord | Audited) -> list[str]:
+    """Unless the summary has told it."""
+    return [found.cause] if found.cause not in found.summary else []
 
 
 def _curve(section: Section) -> list[tuple[Figure, Figure | None]]:

@@ -40,6 +40,7 @@ def render(record: Record) -> str:
         headline=headline,
         details=details,
         facts=_facts(record),
+        timed=_timed(record),
         panels=found,
         bars=bars,
         colours=key(found),
@@ -74,10 +75,19 @@ def _cards(record: Record) -> dict[str, ModelCard]:
     return cards
 
 
+def _networks(record: Record) -> list[str]:
+    return list(dict.fromkeys(network(row.model, row.objective) for row in record.rows))
+
+
+def _timed(record: Record) -> str:
+    """What the record's seconds are: a table's work may be that of several calls and processes."""
+    return "time of all work" if record.models else "run time"
+
+
 def _told(record: Record) -> list[str]:
     """The verdict's first sentence, and what it says of each network as a paragraph of its own."""
     first, point, rest = record.verdict.partition(". ")
-    names = "|".join(re.escape(network(row.model, row.objective)) for row in record.rows)
+    names = "|".join(map(re.escape, _networks(record)))
     parts = re.split(rf" (?=(?:{names}): )", rest) if names else [rest]
     return [first + point.rstrip(), *(part for part in parts if part)]
 
@@ -89,10 +99,10 @@ def _facts(record: Record) -> dict[str, str]:
     seeds = {row.seed for row in record.rows} | {card.seed for card in record.models}
     facts = {
         "data": str(record.data.get("source") or record.data.get("name", "")),
-        "networks": ", ".join(dict.fromkeys(network(row.model, row.objective) for row in record.rows)),
+        "networks": ", ".join(_networks(record)),
         "seeds": str(len(seeds)) if seeds else "",
         "largest change (eps)": ", ".join(radius(eps) for eps in radii),
-        "time of all work" if record.models else "run time": duration(record.seconds),
+        _timed(record): duration(record.seconds),
         "made": record.environment.created,
     }
     return {name: value for name, value in facts.items() if value}

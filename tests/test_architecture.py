@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "sonet"
 ROOMS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
+    "job": set(),
     "kernels": set(),
     "solvers": {"types", "kernels"},
     "data": {"types"},
@@ -21,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "models": {"types", "errors", "solvers", "bounds", "blocks"},
     "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
-    "evaluation": {"types", "errors", "solvers", "data", "attacks", "blocks", "models", "report"},
+    "evaluation": {"types", "errors", "job", "solvers", "data", "attacks", "blocks", "models", "report"},
     "certificate": {
         "types",
         "errors",

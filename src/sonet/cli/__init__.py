@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 bad input or usage; 1 a failure while working; 130 interru
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Annotated
@@ -24,6 +23,7 @@ from sonet.cli.reproduce import report, reproduce
 from sonet.cli.selftest import selftest
 from sonet.cli.train import train
 from sonet.cli.verify import verify
+from sonet.job import STOPPED, alone, announced
 
 app = typer.Typer(
     name="sonet",
@@ -58,17 +58,11 @@ def _before(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    world = _world()
-    if world != "1" and context.invoked_subcommand not in (None, *_SHARED):
+    if not alone() and context.invoked_subcommand not in (None, *_SHARED):
         raise typer.BadParameter(
-            f"{context.invoked_subcommand} runs in one process, got WORLD_SIZE={world}: each would do all of it, into "
-            f"the same folder. Start it without torchrun, which shares the work of {' and '.join(_SHARED)}."
+            f"{context.invoked_subcommand} runs in one process, got WORLD_SIZE={announced()}: each would do all of it, "
+            f"into the same folder. Start it without torchrun, which shares the work of {' and '.join(_SHARED)}."
         )
-
-
-def _world() -> str:
-    """The processes of this job, as the launcher says it."""
-    return os.environ.get("WORLD_SIZE", "1")
 
 
 def main() -> None:
@@ -78,12 +72,12 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == 130:  # typer turns Ctrl-C into it, without a word
             _say("interrupted; the same command goes on from what was written.")
-        if stop.code == 143:
-            why = ", which torchrun sends to all when one has ended" if _world() != "1" else ""
+        if stop.code == STOPPED:
+            why = ", which torchrun sends to all when one has ended" if not alone() else ""
             _say(f"stopped by SIGTERM{why}; the same command goes on from what was written.")
         raise
     except Exception as error:
-        if _world() != "1":
+        if not alone():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's to all: this is the way out already
         code = _exit_code(error)
         if code is None:
@@ -107,6 +101,7 @@ def _exit_code(error: Exception) -> int | None:
     from sonet.data import DataError
     from sonet.evaluation import ProcessLost
     from sonet.experiments import PlanError
+    from sonet.job import JobError
     from sonet.models import ConfigError
     from sonet.publishing import PublicationError
     from sonet.report import RecordError
@@ -119,6 +114,7 @@ def _exit_code(error: Exception) -> int | None:
         | AttackError
         | ThreatError
         | DataError
+        | JobError
         | PlanError
         | ConfigError
         | RecordError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ def train(
     from sonet.cli.progress import TrainWatch, bar
     from sonet.cli.settings import read_settings
     from sonet.data import DATASETS, load
-    from sonet.evaluation import stoppable
+    from sonet.job import main_process, stoppable
     from sonet.models import build
     from sonet.training import TrainConfig, deployed, fit
 
@@ -85,7 +84,7 @@ def train(
             progress=TrainWatch(shown, f"train {model}"),
             tensorboard=folder / "tensorboard" if tensorboard else None,
         )
-    if os.environ.get("RANK", "0") != "0":
+    if not main_process():
         return  # under torchrun the main process alone speaks
     last = deployed(history)
     if as_json:

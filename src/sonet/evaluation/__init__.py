@@ -4,7 +4,7 @@ from sonet.evaluation.evaluate import evaluate
 from sonet.evaluation.forecast import duration
 from sonet.evaluation.gradients import GRADIENTS, gradient_sources
 from sonet.evaluation.outcome import EARLIER, STANDS, WRONG, Attempt, Evaluation
-from sonet.evaluation.processes import ALONE, STOPPED, Processes, ProcessLost, joined, stoppable
+from sonet.evaluation.processes import ALONE, Processes, ProcessLost, joined
 from sonet.evaluation.record import make_record, sentences, write_evaluation
 from sonet.evaluation.run import Watch
 from sonet.evaluation.verify import Evidence, Judgement, Verification, read_evidence, verify
@@ -14,7 +14,6 @@ __all__ = [
     "EARLIER",
     "GRADIENTS",
     "STANDS",
-    "STOPPED",
     "WRONG",
     "Attempt",
     "Evaluation",
@@ -31,7 +30,6 @@ __all__ = [
     "make_record",
     "read_evidence",
     "sentences",
-    "stoppable",
     "verify",
     "write_evaluation",
 ]

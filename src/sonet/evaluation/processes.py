@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 import torch
@@ -22,12 +21,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from sonet.attacks import AttackError, predict
 from sonet.errors import in_short
+from sonet.job import announced, stoppable
 from sonet.types import Classifier, Images
 
 T = TypeVar("T")
 
-STOPPED = 128 + signal.SIGTERM
-"""Exit code of a process that was stopped by SIGTERM, as a scheduler stops it."""
 _MEETING, _LONGEST_UNIT = timedelta(minutes=5), timedelta(days=1)
 _QUIET = 2.0
 """Seconds that a process waits which ends because another did: the launcher should see that one first."""
@@ -117,9 +115,9 @@ def joined() -> Iterator[Processes]:
     When one fails, all end: the first one with its own error, the others without a word and with exit code 1.
     SIGTERM, by which schedulers and torchrun stop a process, ends it as Ctrl-C does, with exit code `STOPPED`.
 
-    Errors: AttackError where the launcher's variables do not fit, or the processes cannot meet.
+    Errors: JobError where the launcher's WORLD_SIZE is none; AttackError where the processes cannot meet.
     """
-    world = _world()
+    world = announced()
     with stoppable():
         if world == 1:
             yield ALONE
@@ -130,13 +128,6 @@ def joined() -> Iterator[Processes]:
         except BaseException as error:
             _end_with_the_others(store, error)
         dist.destroy_process_group()
-
-
-def _world() -> int:
-    given = os.environ.get("WORLD_SIZE", "1")
-    if not given.isdecimal() or int(given) < 1:
-        raise AttackError(f"WORLD_SIZE={given}: expected the number of processes; start them with torchrun.")
-    return int(given)
 
 
 def _meet(world: int) -> Store:
@@ -168,29 +159,3 @@ def _end_with_the_others(store: Store, error: BaseException) -> NoReturn:
         raise error
     time.sleep(_QUIET)
     raise SystemExit(1) from None
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """SIGTERM raises SystemExit, so that a file under way is tidied up; nothing is stopped twice on its way out, and
-    one of several processes that has failed is on it already.
-
-    Errors: AttackError where the launcher's variables do not fit.
-    """
-    end_of_job = _world() > 1
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set what a signal does
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(STOPPED)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except BaseException:
-        if not end_of_job:
-            signal.signal(signal.SIGTERM, before)
-        raise
-    signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kernel_cases import DOUBLE, EPS, Case, cases, drawn, errors, no_worse, same
 from torch import Tensor
 
-from sonet.kernels import Sum, act_norm, act_norm_back, sum_norm, weighted_sum
+from sonet.kernels import Sum, act_norm, act_norm_back, sum_norm
 
 pytestmark = pytest.mark.usefixtures("compiled")
 FLOAT = torch.finfo(torch.float32).eps
@@ -150,7 +150,7 @@ def test_a_sum_normalised_on_the_way_is_the_sum_normalised(case: Case) -> None:
     _, base, weight, bias = case.inputs()
     terms = [drawn(40 + i, *case.shape) for i in range(3)]
     h, shares = drawn(50, len(base)), [0.3, -2.0, 1.5]
-    x = weighted_sum(base, h, terms, shares)
+    x = Sum(base, h, terms, shares).made()
     expected: list[Tensor] = [x, *act_norm(x, weight, bias, case.groups, EPS)]
     kept, *rest = sum_norm(base, h, terms, shares, weight, bias, case.groups, EPS)
     lost, *again = sum_norm(base, h, terms, shares, weight, bias, case.groups, EPS, keep=False)

@@ -16,7 +16,6 @@ from sonet.kernels import (
     error_square_back,
     scaled_squares,
     scaled_squares_back,
-    weighted_sum,
 )
 from sonet.solvers.step import combine, mean_square
 
@@ -44,7 +43,7 @@ def test_sums_are_the_operators(shape: tuple[int, ...], count: int, based: bool,
     inner = combine(weights, terms)
     expected = per(scale, inner) * inner + (base if based else 0)
     dots = torch.ones(len(base), dtype=torch.float64)
-    got = [weighted_sum(base if based else None, scale, terms, weights)]
+    got = [Sum(base if based else None, scale, terms, weights).made()]
     got += [Sum(base if based else None, scale, terms, weights, along, dots).made(), dots]
     size = 10 * (1 + expected.abs().max().item())
     wanted = [expected, expected, 1 + (along * inner).flatten(1).sum(1)]

@@ -108,3 +108,10 @@ def test_the_quartic_is_exact_on_quartics(coefficients: list[float], h: float, x
     weights = quartic_weights(torch.tensor([h], dtype=torch.float64), torch.tensor([x], dtype=torch.float64))
     got = quartic((data[0], data[1], data[2], data[3], data[4]), weights)
     torch.testing.assert_close(got, torch.full_like(got, value(x * h)), rtol=1e-9, atol=1e-9)
+
+
+def test_without_terms_it_is_the_base_and_of_nothing_an_error() -> None:
+    base = drawn(0, (3, 4))
+    assert mixture(base, torch.empty(3, 0, dtype=torch.float64), ()) is base
+    with pytest.raises(ValueError, match="expected a base or terms, got neither"):
+        mixture(None, torch.empty(3, 0, dtype=torch.float64), ())

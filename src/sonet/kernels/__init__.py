@@ -5,7 +5,7 @@ from sonet.kernels.errors import error_square, error_square_back, scaled_squares
 from sonet.kernels.layout import alike, channels_last, dense
 from sonet.kernels.narrow import narrow_kernel, narrow_transpose
 from sonet.kernels.norms import act_norm, act_norm_back, sum_norm
-from sonet.kernels.sums import Sum, all_finite, mixed, weighted_sum
+from sonet.kernels.sums import Sum, all_finite, mixed
 from sonet.kernels.switch import plain, untouched, usable, why_not
 
 __all__ = [
@@ -28,6 +28,5 @@ __all__ = [
     "sum_norm",
     "untouched",
     "usable",
-    "weighted_sum",
     "why_not",
 ]

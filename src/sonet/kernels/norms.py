@@ -72,7 +72,7 @@ def sum_norm(
     *,
     keep: bool = True,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """x = `weighted_sum`, and what `act_norm` makes of it: x (None unless kept), GroupNorm(x), mean, 1 / deviation."""
+    """x = `Sum`, and what `act_norm` makes of it: x (None unless kept), GroupNorm(x), mean, 1 / deviation."""
     n, c, height, width = base.shape
     x = torch.empty_like(base) if keep else None
     result = torch.empty_like(base)

@@ -40,11 +40,6 @@ class Sum:
         return address(self.base), address(self.scale), pointers_to(self.terms), doubles(self.weights), len(self.terms)
 
 
-def weighted_sum(base: Tensor | None, scale: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """A `Sum`, made."""
-    return Sum(base, scale, terms, weights).made()
-
-
 def mixed(base: Tensor | None, weights: Tensor, terms: Sequence[Tensor]) -> Tensor:
     """base + sum_k weights_nk terms_k: every sample has weights of its own, (N, K) float64, dense."""
     result = torch.empty_like(terms[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sonet.kernels import Sum, error_square_back, weighted_sum
+from sonet.kernels import Sum, error_square_back
 from sonet.solvers.own_gradient import dense
 from sonet.types import State
 
@@ -66,7 +66,7 @@ class Backward:
         )
         ones = torch.ones_like(self.h)
         whole = tuple(
-            weighted_sum(None, ones, some, [1.0] * len(some)) if some else torch.zeros_like(part)
+            Sum(None, ones, some, [1.0] * len(some)).made() if some else torch.zeros_like(part)
             for some, part in zip(self.dy, self.y, strict=True)
         )
         dslope = tuple(part.made() if isinstance(part, Sum) else part for part in first)
@@ -144,7 +144,7 @@ class Backward:
         y1 = self.inputs[-1][p]
         if not tableau.fsal:
             those, shares = used(tableau.b, self.stages)
-            y1 = weighted_sum(self.y[p], self.h, [k[p] for k in those], shares)
+            y1 = Sum(self.y[p], self.h, [k[p] for k in those], shares).made()
         return error_square_back(
             *(self.y[p], y1, self.h, [k[p] for k in terms], errors, tolerance.rtol, tolerance.atol),
             *(grad.contiguous(), dy1),

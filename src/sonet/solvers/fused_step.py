@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonet.kernels import error_square, weighted_sum
+from sonet.kernels import Sum, error_square
 from sonet.solvers.fused_back import Backward, used
 from sonet.solvers.own_gradient import OwnGradient, by_autograd, by_hand, laid_out
 from sonet.solvers.step import Tolerance, Trial, trial_step
@@ -77,7 +77,7 @@ def _forward(
 
     def reach(row: Sequence[float]) -> State:
         terms, factors = used(row, stages)
-        return tuple(weighted_sum(y[p], h, [k[p] for k in terms], factors) for p in parts)
+        return tuple(Sum(y[p], h, [k[p] for k in terms], factors).made() for p in parts)
 
     for i, row in enumerate(tableau.a, start=2):
         last = i == tableau.stages and tableau.fsal

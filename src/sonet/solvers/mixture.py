@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sonet.kernels import Sum, alike, mixed, untouched, usable, weighted_sum
+from sonet.kernels import Sum, alike, mixed, untouched, usable
 from sonet.solvers.own_gradient import by_hand
 from sonet.solvers.step import per_sample
 from sonet.types import State
@@ -18,9 +18,11 @@ def mixture(base: Tensor | None, weights: Tensor, terms: State) -> Tensor:
 
     One node of the graph with kernels and without: what is recomputed keeps as much, however the switch stands by then.
     """
+    if not terms:
+        if base is None:
+            raise ValueError("mixture: expected a base or terms, got neither. A sum of nothing has no shape.")
+        return base
     every = terms if base is None else (base, *terms)
-    if not every:
-        raise ValueError("mixture: expected a base or terms, got neither. A sum of nothing has no shape.")
     if alike(*every) and untouched(*every):
         return _Mixture.apply(base, weights, *terms)  # type: ignore[no-any-return, no-untyped-call]
     return _plain(base, weights, terms)
@@ -76,6 +78,6 @@ def _share_by_kernels(
 ) -> tuple[Tensor | None, Tensor | None]:
     weight = weight.contiguous()
     if term is None:
-        return weighted_sum(None, weight, [grad], [1.0]) if needed else None, None
+        return Sum(None, weight, [grad], [1.0]).made() if needed else None, None
     dot = torch.zeros_like(weight)
     return Sum(None, weight, [grad], [1.0], term, dot).made(), dot

@@ -39,7 +39,7 @@ def test_causes_start_with_the_reference_and_carry_words() -> None:
     rows = cause_rows(AUDIT.causes)
     assert [row["role"] for row in rows] == [
         "reference",
-        "carries the masking",
+        "carries the overestimate",
         "not decided",
         "not by itself",
     ]

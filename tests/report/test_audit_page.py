@@ -63,7 +63,7 @@ def test_the_verdict_then_its_numbers_then_the_rest() -> None:
 def test_every_number_of_the_record_is_in_a_table() -> None:
     text = _words(_page())
     for expected in (
-        "step sizes taken as given (frozen) 0.02 [0.01, 0.07] carries the masking",
+        "step sizes taken as given (frozen) 0.02 [0.01, 0.07] carries the overestimate",
         "margin in place of cross-entropy 0.60 [0.50, 0.69] not by itself",
         "differentiated, 100 images 0.64 [0.54, 0.73] reference",
         "APGD-100, margin frozen, batch 100 4 2 2 12.8 s",

@@ -24,7 +24,7 @@ def test_the_verdict_comes_first_and_every_number_is_there() -> None:
         "0.99 [0.95, 1.00]",
         "62 [52, 71]  points",
         "1. Plain attacks leave far more than others: 0.62 [0.52, 0.71] of the images (plain-and-worst)",
-        "carries the masking",
+        "carries the overestimate",
         "Findings: 4 raised, 3 not raised, 2 not measured",
         "Not run: substitute-transfer, query-attack",
         FULL.cause,

@@ -157,7 +157,8 @@ def test_the_page_draws_what_an_audit_names_as_the_cause() -> None:
     plain = render(record(row(540), audits=[audited()]))
     page = render(record(row(540), audits=[audited(), audited(seed=1, causes=bars)]))
     assert "causes-1" not in plain
-    for expected in ('id="causes-1"', "sonet-32, seed 1", "carries the masking", "not by itself", "&lt;i&gt; fell"):
+    said = "carries the overestimate", "not by itself"
+    for expected in ('id="causes-1"', "sonet-32, seed 1", *said, "&lt;i&gt; fell"):
         assert expected in page
         assert expected not in plain
     assert "not decided</li>" not in page

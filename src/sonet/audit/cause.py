@@ -25,7 +25,7 @@ SMALL_BATCH = 4
 LOSS = "loss"
 """The one factor that leaves the gradient's path as it is."""
 HALF = 0.5
-"""Share of what the reference leaves too much that a factor must take to carry the masking."""
+"""Share of what the reference leaves too much that a factor must take to carry the overestimate."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ def find_causes(subject: Subject, tell: Callable[[str], bool], count: int = 0) -
     """A bar for each factor: accuracy left by PGD on cross-entropy with that one changed, on the first right images,
     `effort.subset` of them or `count` if that is more, everything judged on the deployed model in one batch.
 
-    A factor carries the masking where its change takes more than half of what the reference leaves beyond all attacks
-    together, and fells images that the reference leaves: more than 5 % of them, with the lower end of the interval. It
-    does not where even the upper end of what it takes is no more than half; in between it is not decided.
+    A factor carries the overestimate where its change takes more than half of what the reference leaves beyond all
+    attacks together, and fells images that the reference leaves: more than 5 % of them, with the lower end of the
+    interval. It does not where even the upper end of what it takes is no more than half; in between it is not decided.
     """
     images, labels = subject.take(max(subject.effort.subset, count))
     if not len(images):

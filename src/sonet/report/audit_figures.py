@@ -21,7 +21,7 @@ WIDTH = "container"
 
 CARRIES = {
     "reference": "#808791",
-    "carries the masking": "#d55e00",
+    "carries the overestimate": "#d55e00",
     "not by itself": "#2f7fc4",
     "not decided": "#6b74c9",
 }

@@ -97,4 +97,4 @@ def role(bar: Bar) -> str:
         return "reference"
     if bar.carries is None:
         return "not decided"
-    return "carries the masking" if bar.carries else "not by itself"
+    return "carries the overestimate" if bar.carries else "not by itself"

@@ -7,7 +7,7 @@ import torch
 from audit_subjects import Mates, Pixels, drawn, plausible, subject_of
 from torch import Tensor, nn
 
-from sonet.attacks import L2, Linf
+from sonet.attacks import L2, Linf, Threat
 from sonet.audit.planted import Detached, Linear, Noisy, Quantised, Softmax
 from sonet.audit.slopes import cross_sample_leak, difference_ladder, finite_differences, zero_gradients
 from sonet.audit.subject import Subject
@@ -138,7 +138,7 @@ def ratios(subject: Subject) -> Tensor:
 def test_central_differences_of_a_line_and_of_a_parabola_are_exact(phi: object, threat: object) -> None:
     subject = subject_of(Along(phi), drawn(6, (1, 2, 2)), threat=threat)  # type: ignore[arg-type]
     found = finite_differences(subject)
-    assert (found.raised, found.value, found.n) == (False, 0.0, 4)
+    assert (found.raised, found.value, found.n) == (False, 0.0, 6)
     assert "they gain 1 of it" in found.sentence
     ladder = difference_ladder(subject)
     assert ladder is not None
@@ -243,6 +243,48 @@ def test_more_than_a_quarter_must_be_poor(poor: int, raised: bool) -> None:
     images[:poor, 0, 0, 0] = 0.6
     found = finite_differences(subject_of(Some(), images, threat=Linf(0.05)))
     assert (found.raised, found.value) == (raised, poor / 4)
+
+
+@pytest.mark.parametrize(
+    ("poor", "found"),
+    [
+        ([0, 1, 2, 3], (True, 4, 4)),  # of four all: decided
+        ([], (False, 0, 16)),  # of eight none is not: up to a third of all might be
+        ([0], (False, 1, 20)),
+        ([0, 4, 8, 12, 16], (False, 5, 20)),  # a quarter is no more than a quarter
+        ([0, 4, 8, 12, 16, 17], (True, 6, 20)),
+    ],
+)
+def test_more_images_are_asked_where_few_leave_it_open(poor: list[int], found: tuple[bool, int, int]) -> None:
+    images = drawn(20)
+    images[:, 0, 0, 0] = 0.4
+    images[poor, 0, 0, 0] = 0.6
+    subject = subject_of(Some(), images, threat=Linf(0.05))
+    assert subject.effort.probes == 4
+    raised, count, n = found
+    told = finite_differences(subject)
+    assert (told.raised, told.value, told.n) == (raised, count / n, n)
+    assert f"{count} of {n} images" in told.sentence
+    assert len(difference_ladder(subject).lines) == 4
+
+
+@pytest.mark.parametrize("threat", [Linf(0.2), L2(0.2)])
+def test_no_difference_leaves_the_box(threat: Threat) -> None:
+    """At its edges half of the way counts: a model of clipped images has no slope beyond."""
+    seen = list[tuple[float, float]]()
+
+    class Clipped(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((float(images.detach().min()), float(images.detach().max())))
+            return Along(lambda s: s)(images.clamp(0, 1))  # type: ignore[no-any-return]
+
+    images = drawn(6, (1, 2, 2))
+    images[:, 0, 0, 0], images[:, 0, 1, 1] = 0.0, 1.0
+    subject = subject_of(Clipped().eval(), images, threat=threat)
+    slopes = ratios(subject)[:, -3:]
+    torch.testing.assert_close(slopes, torch.ones_like(slopes), rtol=1e-3, atol=1e-3)
+    assert min(low for low, _ in seen) == 0.0
+    assert max(high for _, high in seen) == 1.0
 
 
 @pytest.mark.parametrize(("share", "raised"), [(0.09, True), (0.11, False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import median
 
 import torch
@@ -21,6 +22,10 @@ SHORTEST = 1e-6
 """The shortest difference, in pixel units. In float32 rounding decides below 1e-3 or so, and the line shows it."""
 AGREES = 0.1
 """A slope agrees that is at least this share of what the gradient promised."""
+QUARTER = 0.25
+"""Share of images whose slope may disagree."""
+MOST = 64
+"""Images whose slope is asked for where fewer leave it open on which side of `QUARTER` the share lies."""
 
 
 @check(
@@ -95,48 +100,56 @@ def cross_sample_leak(subject: Subject) -> Measured:
     "image's, or wrong.",
     remedy="Average the gradient over a neighbourhood or estimate it from differences (spsa), or attack without one "
     "(square).",
-    source="Athalye et al. 2018 (shattered gradients); central differences, each image moved by itself",
+    source="Athalye et al. 2018 (shattered gradients); central differences in the box, each image moved by itself",
     unit="of the images",
-    threshold=0.25,
+    threshold=QUARTER,
     needs=("image",),
 )
 def finite_differences(subject: Subject) -> Measured:
-    ladder = difference_ladder(subject)
-    tenth = ladder.x.index(_eps(subject) / 10)
+    ladder, length = difference_ladder(subject), _eps(subject) / 10
+    tenth = ladder.x.index(length)
     ratios = [line.y[tenth] for line in ladder.lines]
-    poor = Proportion(sum(ratio is None or ratio < AGREES for ratio in ratios), len(ratios))
+    images, labels = subject.take(MOST)
+    while len(ratios) < len(images) and _undecided(_poor(ratios)):
+        for place in range(len(ratios), min(2 * len(ratios), len(images)), subject.effort.probes):
+            group = slice(place, place + subject.effort.probes)
+            ratios += next(_ratios(subject, images[group], labels[group], [length]))
+    poor = _poor(ratios)
     typical = median(0.0 if ratio is None else ratio for ratio in ratios)
     return Measured.share(
-        f"At {ladder.x[tenth]:.3g}, a tenth of the radius, {poor.count} of {poor.n} images gain less than a tenth of "
+        f"At {length:.3g}, a tenth of the radius, {poor.count} of {poor.n} images gain less than a tenth of "
         f"what the gradient promises; in the median they gain {typical:.2g} of it.",
         poor,
-        poor.value > 0.25,
+        poor.value > QUARTER,
     )
 
 
-def difference_ladder(subject: Subject) -> Ladder:
-    """For each probe: slope by central difference along the attack's step, over what the gradient promises.
+def _poor(ratios: list[float | None]) -> Proportion:
+    return Proportion(sum(ratio is None or ratio < AGREES for ratio in ratios), len(ratios))
 
-    1 is agreement; None where the gradient promises nothing. Of the margin. Kept on the subject, measured once.
+
+def _undecided(poor: Proportion) -> bool:
+    low, high = poor.interval
+    return low <= QUARTER <= high
+
+
+def difference_ladder(subject: Subject) -> Ladder:
+    """For each probe: gain of the margin along the attack's step, over what the gradient promises for that way.
+
+    1 is agreement; None where the gradient promises nothing. Kept on the subject, measured once.
     """
     if "differences" in subject.ladders:
         return subject.ladders["differences"]
     images, labels = subject.take(subject.effort.probes)
-    step, promised = _promise(subject, images, labels)
-    # Of the model as it is: the logarithm of probabilities has another slope than they.
-    deployed: Classifier = Mean(subject.classifier, subject.effort.calls) if subject.random else subject.classifier
-    exact = subject.in_float64 or deployed
-    rows = []
-    for length in _lengths(subject):
-        slope = _slope(exact, images, labels, step, length, apart=subject.shared)
-        rows.append([_ratio(gain, due) for gain, due in zip(slope.tolist(), promised.tolist(), strict=True)])
+    lengths = _lengths(subject)
+    columns = list(_ratios(subject, images, labels, lengths))
     ladder = Ladder(
         name="differences",
         title="Slope of the loss along the attack's step, over what the gradient promises",
         x_title="length of the difference, in pixel units",
         y_title="measured / promised",
-        x=_lengths(subject),
-        lines=[Line(name=f"image {i}", y=[row[i] for row in rows]) for i in range(len(images))],
+        x=lengths,
+        lines=[Line(name=f"image {i}", y=[column[i] for column in columns]) for i in range(len(images))],
     )
     subject.ladders["differences"] = ladder
     return ladder
@@ -153,31 +166,35 @@ def _eps(subject: Subject) -> float:
     return max(subject.threat.eps, 1e-3)
 
 
-def _promise(subject: Subject, images: Images, labels: Labels) -> tuple[Tensor, Tensor]:
-    """The attack's step of length 1 in the threat's norm, and <gradient, step>, (N,), of the margin's own gradient."""
+def _ratios(subject: Subject, images: Images, labels: Labels, lengths: list[float]) -> Iterator[list[float | None]]:
+    """For each length, of each image: f(x + t s) - f(x - t s), over the gradient's promise for that way.
+
+    f: the margin, of the model as it is: the logarithm of probabilities has another slope than they. s: the attack's
+    step of length 1 in the threat's norm. Both ends are drawn into the box, which no attack leaves.
+    """
     gradient, _ = subject.gradient(images, labels, "margin")
     gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
     step = subject.threat.steepest(gradient)
-    return step, (gradient.double() * step.double()).flatten(1).sum(1)
+    deployed: Classifier = Mean(subject.classifier, subject.effort.calls) if subject.random else subject.classifier
+    exact = subject.in_float64 or deployed
+    for length in lengths:
+        ahead, behind = (images + length * step).clamp(0, 1), (images - length * step).clamp(0, 1)
+        ends = [_margins(exact, images, labels, end, apart=subject.shared) for end in (ahead, behind)]
+        due = (gradient.double() * (ahead.double() - behind.double())).flatten(1).sum(1)
+        yield [_ratio(gain, owed) for gain, owed in zip((ends[0] - ends[1]).tolist(), due.tolist(), strict=True)]
 
 
-def _slope(
-    classifier: Classifier, images: Images, labels: Labels, step: Tensor, length: float, *, apart: bool
-) -> Tensor:
-    """(N,) central difference of each image's margin along its step; `apart`: the batch-mates stay as they are."""
-
-    def loss(shift: Tensor) -> Tensor:
-        with torch.no_grad():
-            if not apart:
-                return margin(classifier(images + shift), labels).double()
-            own = []
-            for place in range(len(images)):
-                moved = images.clone()
-                moved[place] += shift[place]
-                own.append(margin(classifier(moved), labels)[place])
-            return torch.stack(own).double()
-
-    return (loss(length * step) - loss(-length * step)) / (2 * length)
+def _margins(classifier: Classifier, images: Images, labels: Labels, moved: Images, *, apart: bool) -> Tensor:
+    """(N,) float64, of the moved images; `apart`: each among batch-mates that stay as they are."""
+    with torch.no_grad():
+        if not apart:
+            return margin(classifier(moved), labels).double()
+        own = []
+        for place in range(len(images)):
+            batch = images.clone()
+            batch[place] = moved[place]
+            own.append(margin(classifier(batch), labels)[place])
+        return torch.stack(own).double()
 
 
 def _ratio(gain: float, due: float) -> float | None:

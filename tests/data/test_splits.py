@@ -132,15 +132,20 @@ def test_properties_and_description() -> None:
     data = dataset()
     assert (data.channels, data.size, data.num_classes) == (1, (4, 5), 3)
     described = json.loads(json.dumps(data.describe()))
-    test_bytes = data.test.images.numpy().tobytes() + data.test.labels.numpy().tobytes()
+    train_bytes, test_bytes = (
+        split.images.numpy().tobytes() + split.labels.numpy().tobytes() for split in (data.train, data.test)
+    )
     assert described == {
         "name": "toy",
+        "title": "",
+        "official": False,
         "source": "made here",
         "split_rule": "none",
         "n_train": 9,
         "n_test": 6,
         "shape": [1, 4, 5],
         "num_classes": 3,
+        "train_sha256": hashlib.sha256(train_bytes).hexdigest(),
         "test_sha256": hashlib.sha256(test_bytes).hexdigest(),
     }
 

@@ -206,8 +206,33 @@ def test_another_plans_folder_is_refused_and_untouched(done: Any, data: Path) ->
     out, _, _ = done
     before = snapshot(out)
     with pytest.raises(RecordError, match="holds another experiment"):
-        reproduce(tiny_plan(data, seeds=2), out, command="x", workers=1)
+        reproduce(tiny_plan(data, judge_batch=6), out, command="x", workers=1)
     assert snapshot(out) == before
+
+
+def test_figures_on_other_images_are_not_mixed_in(done: Any, data: Path, tmp_path: Path) -> None:
+    """Data of a name may be of another folder by the next call: the plan is the same, the images are not."""
+    for where, train in (("a", 40), ("b", 41), ("c", 40)):
+        (tmp_path / where).mkdir()
+        write_data(tmp_path / where, train).rename(tmp_path / where / "digits.npz")
+    plan, out = tiny_plan("digits", models=[{"name": "resnet10", "options": NETWORK}]), tmp_path / "out"
+    reproduce(plan, out, command="x", workers=1, data_dir=tmp_path / "a")
+    before = snapshot(out)
+    with pytest.raises(RecordError, match=r"on other images: .*train_sha256, n_train differ"):
+        reproduce(plan, out, command="x", workers=1, data_dir=tmp_path / "b")
+    assert snapshot(out) == before
+    assert reproduce(plan, out, command="x", workers=1, data_dir=tmp_path / "c").complete  # the same, elsewhere
+
+
+def test_more_seeds_add_to_those_that_are_there(data: Path, tmp_path: Path) -> None:
+    models = [{"name": "resnet10", "options": NETWORK}]
+    one, two = (tiny_plan(data, models=models, seeds=seeds) for seeds in (1, 2))
+    first = reproduce(one, tmp_path / "out", command="x", workers=1)
+    cells = snapshot(tmp_path / "out" / "cells")
+    both = reproduce(two, tmp_path / "out", command="x", workers=1)
+    assert {row.seed for row in both.rows} == {0, 1}
+    assert [row for row in both.rows if row.seed == 0] == list(first.rows)
+    assert {name: mark for name, mark in snapshot(tmp_path / "out" / "cells").items() if name in cells} == cells
 
 
 def test_foreign_folders_and_files_are_refused_and_untouched(plan: Plan, tmp_path: Path) -> None:

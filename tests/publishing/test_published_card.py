@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trained_digits import about, attacked, audited, certified, kept, reproduced
 
@@ -191,6 +191,8 @@ def test_every_number_of_tables_and_metadata_is_a_record_s(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORDS, WORDS, WORDS)
+@example("a\x85b", "", "")
+@example("\x85", "\u2028", "\u2029")
 def test_text_of_records_stays_text(run: Path, config: PublicConfig, title: str, note: str, data: str) -> None:
     row = Row.of(
         Proportion(1, 2), model="sonet", seed=0, attack="pgd", eps=0.1, norm="linf", steps=1, seconds=1.0, note=note

@@ -54,7 +54,8 @@ class Split:
 class Dataset:
     """A training and a test split of the same task, and the sentences that let a reader find the same images again.
 
-    source: where the images came from. split_rule: how training and test images were told apart.
+    source: where the images came from. split_rule: how training and test images were told apart. title: what an .npz
+    says its images are. official: whether `load(name)` gives these images on any machine.
     Errors: DataError where the splits differ in shape, a label has no class, or there are fewer than two classes.
     """
 
@@ -64,6 +65,8 @@ class Dataset:
     classes: tuple[str, ...]
     source: str
     split_rule: str
+    title: str = ""
+    official: bool = False
 
     def __post_init__(self) -> None:
         shapes = tuple(self.train.images.shape[1:]), tuple(self.test.images.shape[1:])
@@ -103,21 +106,29 @@ class Dataset:
         """What a record says about the data; every value can be written as JSON.
 
         test_sha256 = SHA-256(bytes of the test images, float32 little-endian in (N, C, H, W) order, followed by the
-        bytes of the test labels, int64 little-endian): two records with the same value speak of the same images.
+        bytes of the test labels, int64 little-endian), train_sha256 that of the training images: two records with the
+        same values speak of the same images.
         """
-        digest = hashlib.sha256()
-        digest.update(self.test.images.detach().cpu().numpy().astype("<f4", copy=False).data)
-        digest.update(self.test.labels.cpu().numpy().astype("<i8", copy=False).data)
         return {
             "name": self.name,
+            "title": self.title,
+            "official": self.official,
             "source": self.source,
             "split_rule": self.split_rule,
             "n_train": len(self.train),
             "n_test": len(self.test),
             "shape": [self.channels, *self.size],
             "num_classes": self.num_classes,
-            "test_sha256": digest.hexdigest(),
+            "train_sha256": _digest(self.train),
+            "test_sha256": _digest(self.test),
         }
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256()
+    digest.update(split.images.detach().cpu().numpy().astype("<f4", copy=False).data)
+    digest.update(split.labels.cpu().numpy().astype("<i8", copy=False).data)
+    return digest.hexdigest()
 
 
 def _check_images(images: Images) -> None:

@@ -42,6 +42,8 @@ class _Parts:
     classes: tuple[str, ...]
     source: str
     split_rule: str
+    title: str = ""
+    official: bool = False
 
 
 def load(
@@ -80,7 +82,7 @@ def load(
             train, test, classes, rule = read_folder(path, limit_train=limit_train, limit_test=limit_test)
             parts = _Parts(train, test, classes, source=f"folder of images {path}", split_rule=rule)
         else:
-            parts = _Parts(*read_npz(path), source=_said_of(path, f"arrays in {path}"), split_rule=_AS_STORED)
+            parts = _stored(path, *read_npz(path), otherwise=f"arrays in {path}")
     n_train = first(limit_train, len(parts.train), f"{title}: limit_train")
     n_test = first(limit_test, len(parts.test), f"{title}: limit_test")
     limits = [
@@ -95,6 +97,8 @@ def load(
         classes=parts.classes,
         source=parts.source,
         split_rule="; ".join([parts.split_rule, *limits]),
+        title=parts.title,
+        official=parts.official,
     )
 
 
@@ -104,17 +108,22 @@ def _named(name: str, data_dir: Path | None) -> _Parts:
     classes = SOURCES[name].classes if name in SOURCES else tuple(str(digit) for digit in range(10))
     if data_dir is not None and (data_dir / f"{name}.npz").is_file():
         path = data_dir / f"{name}.npz"
-        parts, said = read_npz(path, classes), _said_of(path, f"{name} from arrays in {path}")
-        return _Parts(*parts, source=f"{said}, not checked", split_rule=_AS_STORED)
+        return _stored(path, *read_npz(path, classes), otherwise=f"{name} from arrays in {path}", but=", not checked")
     if name == "digits":
         return _digits(classes)
     source = SOURCES[name]
     train, test = source.read(fetch(name, source, data_dir))
-    return _Parts(train, test, classes, source=f"{source.title}, SHA-256 checked", split_rule=_OFFICIAL)
+    return _Parts(train, test, classes, source=f"{source.title}, SHA-256 checked", split_rule=_OFFICIAL, official=True)
 
 
-def _said_of(path: Path, otherwise: str) -> str:
-    """What an .npz says its images are, in its array `title` or `source`: one string of one line; else `otherwise`.
+def _stored(path: Path, train: Pixels, test: Pixels, classes: tuple[str, ...], otherwise: str, but: str = "") -> _Parts:
+    title = _said_of(path)
+    source = (f"{title}, arrays in {path}" if title else otherwise) + but
+    return _Parts(train, test, classes, source, _AS_STORED, title)
+
+
+def _said_of(path: Path) -> str:
+    """What an .npz says its images are, in its array `title` or `source`: one string of one line; else nothing.
 
     Arrays of another kind under these names are left alone, like all that the file holds besides its images; one of
     Python objects is not read, since that could run code.
@@ -127,8 +136,8 @@ def _said_of(path: Path, otherwise: str) -> str:
                 array = file[key]
                 words = str(array.reshape(-1)[0]).strip() if array.dtype.kind == "U" and array.size == 1 else ""
                 if words.isprintable() and 1 <= len(words) <= _LONGEST_TITLE:
-                    return f"{words}, arrays in {path}"
-    return otherwise
+                    return words
+    return ""
 
 
 def _digits(classes: tuple[str, ...]) -> _Parts:
@@ -147,6 +156,7 @@ def _digits(classes: tuple[str, ...]) -> _Parts:
         source="scikit-learn digits, 1797 images of 8 x 8",
         split_rule="scikit-learn train_test_split of the 1797 images, stratified by class, test_size=500, "
         "random_state=0: 1297 training and 500 test images, shuffled",
+        official=True,
     )
 
 

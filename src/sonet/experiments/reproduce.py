@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from sonet.data import differing
 from sonet.experiments.cells import Cell, Outcome
 from sonet.experiments.layout import lay_out
 from sonet.experiments.plan import Plan, PlanError
 from sonet.experiments.pool import Watch, default_workers, do_cells
 from sonet.experiments.verdict import verdict
 from sonet.experiments.work import finished, load_data
-from sonet.report import Environment, Record, claim, write, write_whole
+from sonet.report import Environment, Record, RecordError, claim, write, write_whole
 from sonet.report.planned import Planned
 
 PLAN = "plan.json"
+DATA = "data.json"
 
 
 def reproduce(
@@ -31,20 +35,22 @@ def reproduce(
     """Do every cell of the rows chosen of `plan`, and write record.json and report.html into `out`.
 
     Killed at any moment, the same call goes on: cells that ended are read from `out`, training from its last epoch,
-    attacks from their last batch. Rows done by earlier calls, with others chosen, stay in the record. `out` of another
-    plan is an error; nothing in it is touched. record.json is written after every cell, marked incomplete until the
-    last, so that what was measured is never lost.
+    attacks from their last batch. Rows done by earlier calls, with others chosen, stay in the record; more seeds add to
+    those that are there. `out` of another plan, or of other images, is an error; nothing in it is touched. record.json
+    is written after every cell, marked incomplete until the last, so that what was measured is never lost.
 
     command: what to type for the whole table; the record's names the rows that are there, whichever calls made them.
     Its seconds are those of all their work, summed over calls and processes.
     """
-    content = plan.model_dump_json(indent=1, exclude={"only"})
+    content = plan.model_dump_json(indent=1, exclude={"only", "seeds"})
     claimed = claim(out, PLAN, content)
     data = load_data(plan, data_dir)
     if plan.images > len(data.test):
         raise PlanError(f"the plan attacks {plan.images} images, but {plan.data} has {len(data.test)} to test with.")
+    described = data.describe()
     if not claimed:
         write_whole(out / PLAN, content)
+    _demand_same_images(out / DATA, described)
     cells = lay_out(plan)
     outcomes = _done_earlier(plan, out)
     workers = default_workers() if workers is None else workers
@@ -52,7 +58,6 @@ def reproduce(
     if workers > 1:
         environment = environment.model_copy(update={"threads": 1})  # of each worker; this process computes nothing
     order = lay_out(plan.select(()))
-    described = data.describe()
     table = _planned(plan)
 
     def begun() -> set[str]:
@@ -94,6 +99,19 @@ def reproduce(
 
     write_whole(out / "report.html", render(final))
     return final
+
+
+def _demand_same_images(file: Path, described: dict[str, Any]) -> None:
+    """Errors: RecordError where the folder's figures are of other images; else the folder says of which they are."""
+    if file.is_file():
+        before = json.loads(file.read_text())
+        if changed := differing(before, described):
+            raise RecordError(
+                f"{file.parent} holds figures on other images: {before.get('source')}; now {described['source']} "
+                f"({', '.join(changed)} differ). A table is of one data set. Give that again, or another --out."
+            )
+        return
+    write_whole(file, json.dumps(described, indent=1) + "\n")
 
 
 def _done_earlier(plan: Plan, out: Path) -> dict[str, Outcome]:

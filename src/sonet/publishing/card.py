@@ -118,7 +118,7 @@ def _shared(config: PublicConfig) -> str:
 
 def _data(said: dict[str, Any]) -> str:
     images = f"{said['n_train']} training images" if "n_train" in said else ""
-    parts = (said.get("name", ""), images, said.get("source", ""), said.get("split_rule", ""))
+    parts = (said.get("title") or said.get("name", ""), images, said.get("source", ""), said.get("split_rule", ""))
     return "; ".join(part for part in parts if part) or "the run does not say"
 
 

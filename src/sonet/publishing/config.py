@@ -15,7 +15,18 @@ from sonet.training import Checkpoint, TrainConfig, deployed
 SCHEMA: Literal["sonet.publication/1"] = "sonet.publication/1"
 """Name and version of the format; a change that old readers would misread gets a new number."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-_PUBLIC = ("name", "split_rule", "n_train", "n_test", "shape", "num_classes", "test_sha256")
+_PUBLIC = (
+    "name",
+    "title",
+    "official",
+    "split_rule",
+    "n_train",
+    "n_test",
+    "shape",
+    "num_classes",
+    "train_sha256",
+    "test_sha256",
+)
 
 
 class _Part(BaseModel):

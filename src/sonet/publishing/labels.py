@@ -8,16 +8,11 @@ from typing import Any
 from sonet.data import DATASETS, DataError, load
 from sonet.data.sources import SOURCES
 
-_LOCAL = ("arrays in ", "folder of images ")
-"""How `sonet.data` begins the source of data that lie on the user's machine."""
-
 
 def named(data: dict[str, Any]) -> str | None:
     """The name by which `sonet.data.load` gets these data on any machine; None for data of the user's own."""
     name = data.get("load") or data.get("name")
-    if name not in DATASETS or str(data.get("source", "")).startswith(_LOCAL):
-        return None
-    return str(name)
+    return str(name) if name in DATASETS and data.get("official") else None
 
 
 def class_names(data: dict[str, Any], classes: int) -> tuple[str, ...]:

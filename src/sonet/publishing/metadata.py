@@ -35,7 +35,14 @@ def front_matter(config: PublicConfig, figures: list[Figure], name: str, license
         "model-index": [{"name": name, "results": _results(figures)}] if figures else None,
     }
     kept = {key: value for key, value in said.items() if value is not None}
-    return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)}---\n"
+    text = _yaml(kept, readable=True)
+    if yaml.safe_load(text) != kept:  # a line break of Unicode, for example, is folded where it is not escaped
+        text = _yaml(kept, readable=False)
+    return f"---\n{text}---\n"
+
+
+def _yaml(said: dict[str, Any], *, readable: bool) -> str:
+    return str(yaml.safe_dump(said, sort_keys=False, allow_unicode=readable, width=120))
 
 
 def _results(figures: list[Figure]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sonet.data import differing
 from sonet.training.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
 from sonet.training.config import TrainConfig
 from sonet.training.history import History
@@ -36,8 +37,7 @@ def resume(
             f"{checkpoint.path}: belongs to a run with another network or training config, so it is neither continued "
             "nor overwritten. Choose another folder, or remove this one."
         )
-    if description.data != data:
-        changed = sorted(key for key in description.data | data if description.data.get(key) != data.get(key))
+    if changed := differing(description.data, data):
         raise CheckpointError(
             f"{checkpoint.path}: belongs to a run on other data ({', '.join(changed)} differ), so it is neither "
             "continued nor overwritten. Choose another folder, or remove this one."

@@ -93,6 +93,31 @@ def test_names_of_classes_and_no_path_of_the_machine(tmp_path: Path) -> None:
         assert not [name for name, content in seen(folder).items() if b"secret-place" in content]
 
 
+def test_data_of_a_known_name_that_are_the_user_s_own_stay_so(tmp_path: Path) -> None:
+    """Other images than anybody gets by that name: the hub must not say so, nor where they lie."""
+    pixels, labels = np.zeros((4, 8, 8), dtype=np.uint8), np.arange(4) % 2
+    file = tmp_path / "secret-place" / "digits.npz"
+    file.parent.mkdir()
+    arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
+    for title in ("", "Digits (JPEG)"):
+        np.savez(file, **arrays, **({"title": np.array(title)} if title else {}))  # type: ignore[arg-type]
+        data = load("digits", data_dir=file.parent)
+        assert not data.official
+        model = build("resnet10", like=data, seed=0, **SMALL)
+        said = data.describe() | {"load": "digits", "data_dir": str(file.parent)}
+        run = tmp_path / f"run{title}"
+        save_checkpoint(run, model, {}, training=TrainConfig(), data=said, history=())
+        record = attacked(run, data=data.describe())
+        folder = publish(run, tmp_path / f"out{title}", [kept(record, tmp_path / f"record{title}")]).folder
+        assert not [name for name, content in seen(folder).items() if b"secret-place" in content]
+        config = json.loads((folder / "config.json").read_text())
+        assert "load" not in config["data"]
+        card = (folder / "README.md").read_text()
+        assert "datasets:" not in card
+        assert f"name: {title or 'digits'}\n" in card
+    assert load("digits").official
+
+
 def test_a_publication_is_published_again_with_more_records(run: Path, published: Path, tmp_path: Path) -> None:
     record = kept(attacked(run), tmp_path / "record")
     again = publish(published, tmp_path / "again", [record])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sonet.publishing.config import PublicConfig
 from sonet.report import AnyRecord, AuditRecord, CertificateRecord, Count, Record
@@ -43,7 +44,7 @@ def of_training(config: PublicConfig) -> list[Figure]:
     if abs(right.value - value) > 1e-6:  # measured in float32, and on other images than the data describe
         return []
     low, high = right.interval
-    data = str(config.data.get("name", ""))
+    data = _images(config.data)
     return [Figure("natural", "no attack", data, n, right.value, low, high, config.training.seed)]
 
 
@@ -67,7 +68,7 @@ def of_audit(found: Audited, record: Record, config: PublicConfig) -> list[Figur
 
 
 def _attacked(record: Record) -> Iterator[Figure]:
-    data = str(record.data.get("name", ""))
+    data = _images(record.data)
     for panel in panels(record):
         found = [("natural", "no attack", row) for row in (panel.natural.rows if panel.natural else ())]
         found += [
@@ -117,7 +118,12 @@ def _certified(record: CertificateRecord, config: PublicConfig) -> Iterator[Figu
 
 
 def _count(record: AnyRecord, config: PublicConfig, found: Count, kind: str, what: str, threat: str) -> Figure:
-    data, seed = str(record.data.get("name", "")), config.training.seed
+    data, seed = _images(record.data), config.training.seed
     return Figure(
         kind, what, data, found.n, found.value, found.low, found.high, seed, threat=threat, source=record.title
     )
+
+
+def _images(said: dict[str, Any]) -> str:
+    """What a description calls its images: what their file says of them, or their name."""
+    return str(said.get("title") or said.get("name", ""))

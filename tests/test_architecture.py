@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "bounds": {"types", "solvers"},
     "blocks": {"types", "kernels", "solvers", "bounds"},
     "models": {"types", "errors", "solvers", "bounds", "blocks"},
-    "training": {"types", "errors", "solvers", "blocks", "models", "data", "attacks"},
+    "training": {"types", "errors", "job", "solvers", "blocks", "models", "data", "attacks"},
     "report": {"types"},
     "evaluation": {"types", "errors", "job", "solvers", "data", "attacks", "blocks", "models", "report"},
     "certificate": {

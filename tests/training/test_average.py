@@ -157,6 +157,32 @@ def test_the_average_is_judged_in_float32_where_training_is_not(tmp_path: Path) 
     assert history[-1].test_accuracy == pytest.approx(float(judged))
 
 
+@pytest.mark.parametrize("objective", ["natural", "fast"])
+def test_without_average_too_the_network_is_judged_as_it_is_deployed(
+    tmp_path: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is learned from is in bfloat16 before and after."""
+    judged, learned = set[torch.dtype](), list[torch.dtype]()
+    attack: dict[str, Any] = (
+        {} if objective == "natural" else {"objective": "fast", "threat": "linf:0.1", "watched": 10}
+    )
+    setting = config(precision="bf16", epochs=2, **attack)
+    model, test = small(), digits().test.take(50)
+    model.register_forward_hook(
+        lambda module, inputs, output: (
+            learned.append(torch.get_autocast_dtype("cpu"))
+            if torch.is_autocast_enabled("cpu")
+            else judged.add(output.dtype)
+        )
+    )
+    history = fit(model, digits().train.take(40), setting, test=test, run=tmp_path)
+    assert learned  # in autocast
+    assert judged == {torch.float32}
+    right = (predict(model, test.images, setting.batch_size) == test.labels).float().mean()
+    assert history[-1].test_accuracy == float(right)
+    assert not {"forward", "_original_forward"} & vars(model).keys()
+
+
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, 2.0])
 def test_a_decay_outside_the_unit_interval_is_refused(decay: float) -> None:
     with pytest.raises(ValidationError, match="than"):

@@ -13,7 +13,7 @@ from process_plans import TRAININGS, network, train
 from safetensors.torch import load_file
 from small_runs import numbers, same, weights
 
-from sonet.training import load_checkpoint, load_model
+from sonet.training import TrainingRefused, load_checkpoint, load_model
 
 SHARED = """
 from safetensors.torch import save_file
@@ -82,6 +82,42 @@ def test_two_processes_train_what_one_trains_and_shared_steps_are_refused(tmp_pa
         for one, two in zip(history, found, strict=True):
             known = {"exclude": {"seconds"}, "exclude_none": True}
             assert two.model_dump(**known) == pytest.approx(one.model_dump(**known), rel=1e-4), name
+
+
+@pytest.mark.parametrize("differs", ["the epochs done", "the settings", "the images"])
+def test_processes_that_begin_with_other_things_are_refused(tmp_path: Path, differs: str) -> None:
+    """Machines that see different folders, for example; before, the main one wrote what it made of another's epochs."""
+    train("natural", tmp_path / "run-0")
+    (tmp_path / "run-1").mkdir()
+    wrong = {
+        "the epochs done": 'train("natural", folder / f"run-{rank}")',
+        "the settings": "fit(small(), images, config(lr=0.1 * (rank + 1)))",
+        "the images": "fit(small(), digits().train.take(40 + rank), config())",
+    }[differs]
+    body = f"""
+from small_runs import config, digits, small
+from sonet.training import TrainingRefused, fit
+rank, images = torch.distributed.get_rank(), digits().train.take(40)
+try:
+    {wrong}
+except TrainingRefused as error:
+    (folder / f"refused-{{rank}}").write_text(str(error))
+"""
+    done = torchrun(body, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in (0, 1):
+        said = (tmp_path / f"refused-{rank}").read_text()
+        assert said.startswith(f"the 2 processes do not agree on {differs}, so nothing was trained.")
+    assert not list((tmp_path / "run-1").iterdir())
+
+
+def test_processes_that_cannot_meet_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TrainingRefused, match=r"2 processes were announced \(WORLD_SIZE\), and they cannot meet"):
+        train("madry")
 
 
 DYING = """

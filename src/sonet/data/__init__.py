@@ -10,7 +10,7 @@ Nothing is read or downloaded at import. Archives are checked by SHA-256 and rea
 from sonet.data.augment import crop_and_flip
 from sonet.data.dataset import Dataset, Split
 from sonet.data.errors import DataError
-from sonet.data.identity import differing
+from sonet.data.identity import IDENTITY, differing
 from sonet.data.load import DATASETS, load
 
-__all__ = ["DATASETS", "DataError", "Dataset", "Split", "crop_and_flip", "differing", "load"]
+__all__ = ["DATASETS", "IDENTITY", "DataError", "Dataset", "Split", "crop_and_flip", "differing", "load"]

@@ -15,6 +15,8 @@ from torch import nn
 
 from sonet.attacks import predict
 from sonet.data import Split
+from sonet.errors import in_short
+from sonet.job import alone, announced
 from sonet.training.checkpoint import CheckpointError, save_checkpoint
 from sonet.training.collapse import Watch, best
 from sonet.training.config import TrainConfig
@@ -26,9 +28,10 @@ from sonet.training.log import Board, need_tensorboard, write_log
 from sonet.training.misfits import refuse_misfits
 from sonet.training.objectives import OBJECTIVES
 from sonet.training.optimizer import make_optimizer, optimizer_state
+from sonet.training.precision import as_built, in_float32
 from sonet.training.progress import Progress
 from sonet.training.resume import resume
-from sonet.training.together import together
+from sonet.training.together import demand_same_start, together
 
 
 def fit(
@@ -73,6 +76,8 @@ def fit(
             raise CheckpointError(f"{run} is a file, expected a folder for checkpoints. Choose another one.")
         run.mkdir(parents=True, exist_ok=True)  # now, not after an epoch of work that could not be written
         history = resume(run, model, optimizer, keeping, config, data or {})
+    with together(accelerator.num_processes):
+        demand_same_start(accelerator, config, model, train, data or {}, history)
     if not _ended(history, config):
         if run and history and accelerator.is_main_process:
             write_log(run, history)  # a kill between log and checkpoint leaves a row too many
@@ -115,10 +120,7 @@ def fit(
         Board(tensorboard, history).close()
     if keeping.average is not None:
         model.load_state_dict(keeping.average.model.state_dict())
-    # For mixed precision Accelerate put a `forward` of its own on the model: attacks must not meet it unasked.
-    for name in ("forward", "_original_forward"):
-        vars(model).pop(name, None)
-    model.to("cpu").eval()
+    as_built(model).to("cpu").eval()
     return history
 
 
@@ -134,14 +136,15 @@ def _judged(
     watch: Watch | None,
     accelerator: Accelerator,
 ) -> EpochReport:
-    """With the accuracies of the weights to be deployed."""
+    """With the accuracies of the network to be deployed: its weights, in float32."""
     found: dict[str, float] = {}
     kept.eval()
-    if test is not None:
-        hits = predict(kept, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
-        found["test_accuracy"] = float(hits.float().mean())
-    if watch is not None:
-        found["watched_step"], found["watched_pgd"] = watch.judge(kept)
+    with in_float32(kept):
+        if test is not None:
+            hits = predict(kept, test.images.to(accelerator.device), config.batch_size).cpu() == test.labels
+            found["test_accuracy"] = float(hits.float().mean())
+        if watch is not None:
+            found["watched_step"], found["watched_pgd"] = watch.judge(kept)
     if accelerator.num_processes > 1 and found:  # one decides, or some would stop and the others wait for them
         mine = torch.tensor(list(found.values()), dtype=torch.float64, device=accelerator.device)
         found = dict(zip(found, broadcast(mine).tolist(), strict=True))
@@ -190,7 +193,15 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     """An Accelerator for this config. Its state is one for the process: an earlier fit's setting must not linger."""
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    try:
+        accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    except (RuntimeError, ValueError) as error:  # of torch.distributed: an address is missing, a process does not come
+        if alone():
+            raise
+        raise TrainingRefused(
+            f"{announced()} processes were announced (WORLD_SIZE), and they cannot meet: {in_short(error)}. Start them "
+            "with torchrun, on a machine with GPUs no more of them than it has."
+        ) from None
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would silently use float32
         raise TrainingRefused("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
     return accelerator

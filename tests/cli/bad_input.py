@@ -138,7 +138,10 @@ BAD: dict[str, tuple[list[Any], str]] = {
     # train: names and settings
     "unknown model": (train(model="sonnet"), "no network is called 'sonnet'"),
     "typo in --set": (train("--set", "model.chanels=2"), "no option 'chanels'. Did you mean 'channels'?"),
-    "typo in training": (train("--set", "training.epoch=2"), "epoch: Extra inputs"),
+    "typo in training": (
+        train("--set", "training.epoch=2"),
+        "(got 2). Settings of training are: objective,",
+    ),
     "typo in solver": (train("--set", "model.solver.rtoll=2"), "rtoll"),
     "no such solver": (train("--set", "model.solver=papers"), "model.solver: got 'papers'"),
     "no such method": (train("--set", "model.solver.method=rk5"), "unknown method 'rk5'"),
@@ -157,8 +160,14 @@ BAD: dict[str, tuple[list[Any], str]] = {
         "objective: Input should be 'natural', 'madry', 'trades', 'fast' or 'margin'",
     ),
     "madry without a threat": (train("--objective", "madry"), "objective 'madry' trains against a radius and needs"),
-    "threat without an objective": (train("--threat", "linf:0.1"), "objective 'natural' attacks nothing"),
-    "beta with madry": (train("--objective", "madry", "--threat", "linf:0.1", "--beta", 6), "no term that beta would"),
+    "threat without an objective": (
+        train("--threat", "linf:0.1"),
+        "threat is of objective 'madry', 'trades',",
+    ),
+    "beta with madry": (
+        train("--objective", "madry", "--threat", "linf:0.1", "--beta", 6),
+        "which has no term to weigh",
+    ),
     "train: no eps": (train("--objective", "madry", "--threat", "linf"), "threat: got 'linf', expected NORM:EPS"),
     "depth": (train("--set", "model.depth=11", model="wide-resnet", tiny=False), "depth must be 6n + 4"),
     # train: the config file

@@ -21,6 +21,7 @@ from sonet.evaluation import GRADIENTS
 from sonet.experiments import plans
 from sonet.models import MODELS
 from sonet.solvers import METHODS
+from sonet.training import TrainConfig
 
 COMMANDS = ["reproduce", "train", "attack", "audit", "certify", "verify", "publish", "selftest", "list", "report"]
 
@@ -58,6 +59,7 @@ def test_without_a_command_it_helps(run: Runner) -> None:
         ("data", set(DATASETS)),
         ("attacks", set(ATTACKS)),
         ("ensembles", set(ENSEMBLES)),
+        ("training", {"training"}),
         ("gradients", set(GRADIENTS)),
         ("solvers", set(METHODS)),
         ("experiments", set(plans())),
@@ -77,6 +79,13 @@ def test_models_are_listed_with_the_options_they_take(run: Runner) -> None:
     entries = json.loads(run("list", "models", "--json").out)
     assert {"channels", "blocks", "strides", "solver", "gamma"} <= entries["sonet"]["options"].keys()
     assert "solver" not in entries["resnet10"]["options"]
+
+
+def test_every_setting_of_training_is_listed(run: Runner) -> None:
+    options = json.loads(run("list", "training", "--json").out)["training"]["options"]
+    assert options.keys() == TrainConfig.model_fields.keys()
+    assert all(options.values())
+    assert options["schedule"] == "learning rate over time: one-cycle, paper or constant [default: one-cycle]"
 
 
 def test_attacks_are_listed_with_every_setting_and_the_norms_they_work_in(run: Runner) -> None:
@@ -163,7 +172,9 @@ def test_reproduce_and_report_print_the_record(run: Runner, tmp_path: Path, monk
     assert record["complete"]
     assert record["command"] == "sonet reproduce digits --quick --seeds 1"
     folder = tmp_path / "runs" / "digits-quick"
-    assert {path.name for path in folder.iterdir()} == {"plan.json", "cells", "models", "record.json", "report.html"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("plan.json", "data.json", "cells", "models", "record.json", "report.html")
+    }
 
     (folder / "report.html").unlink()
     again = run("report", folder)

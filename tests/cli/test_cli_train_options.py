@@ -83,7 +83,7 @@ def test_tensorboard_without_the_package_says_how_to_get_it(
     ("given", "word"),
     [
         (["--objective", "fast"], "objective 'fast' trains against a radius and needs a threat, got none"),
-        ([*FAST, "--set", "training.attack_steps=3"], "takes one step, so it takes no attack_steps, got 3"),
+        ([*FAST, "--set", "training.attack_steps=3"], "got 3 with 'fast', which takes one step"),
         (["--set", "training.alignment=0.2"], "alignment is of objective 'fast'"),
         (["--set", "training.average=1"], "training.average: Input should be less than 1"),
         (["--set", "training.accumulate=6"], "give batch_size >= 12, or fewer parts"),

@@ -1,9 +1,11 @@
-"""`sonet train` under torchrun: one that dies is one sentence of those that are left, and the same command goes on."""
+"""`sonet train` that dies or is stopped, alone and under torchrun: one sentence, and the same command goes on."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch.distributed as dist
 from cli_runner import Runner
 
+from sonet.job import STOPPED
 from sonet.training import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
@@ -51,3 +54,22 @@ def test_the_others_say_that_one_has_died_and_the_command_goes_on(
     again = run(*WORDS)
     assert again.code == 0, again.err
     assert "after 3 epochs" in again.out
+
+
+def test_a_stopped_training_says_so_and_leaves_what_is_whole(tmp_path: Path) -> None:
+    endless = [*WORDS[:-1], tmp_path / "run", "--epochs", 10000]
+    command = [sys.executable, "-m", "sonet", *map(str, endless)]
+    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("run/epoch-*/checkpoint.json")):
+        assert job.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == STOPPED
+    assert "sonet: stopped by SIGTERM; the same command goes on from what was written." in errors
+    assert "Traceback" not in errors
+    left = [path.name for path in (tmp_path / "run").iterdir()]
+    assert not [name for name in left if name.endswith(".tmp")]
+    assert load_checkpoint(tmp_path / "run").description.epoch >= 1

@@ -306,13 +306,22 @@ def test_madry_leaves_more_under_attack_than_natural_training() -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"threat": "linf:0.1"}, "objective 'natural' attacks nothing, so it takes no threat, got 'linf:0.1'"),
-        ({"attack_steps": 5}, "takes no attack_steps, got 5"),
-        ({"attack_step_size": 0.1}, "takes no attack_step_size"),
-        ({"beta": 6}, "takes no beta"),
+        (
+            {"threat": "linf:0.1"},
+            "threat is of objective 'madry', 'trades', 'fast' or 'margin', got 'linf:0.1' with 'natural'",
+        ),
+        (
+            {"attack_steps": 5},
+            "attack_steps is of objective 'madry' or 'trades', got 5 with 'natural', which attacks nothing",
+        ),
+        ({"attack_step_size": 0.1}, "attack_step_size is of objective 'madry', 'trades' or 'fast', got 0.1"),
+        ({"beta": 6}, "beta is of objective 'trades', got 6.0 with 'natural'"),
         ({"objective": "madry"}, "objective 'madry' trains against a radius and needs a threat, got none"),
         ({"objective": "trades", "beta": 1}, "objective 'trades' trains against a radius and needs a threat"),
-        ({"objective": "madry", "threat": "linf:0.1", "beta": 6}, "no term that beta would weigh, got beta 6"),
+        (
+            {"objective": "madry", "threat": "linf:0.1", "beta": 6},
+            "beta is of objective 'trades', got 6.0 with 'madry', which has no term to weigh; leave it out",
+        ),
         ({"objective": "madry", "threat": "linf:0"}, "eps is 0, expected > 0"),
         ({"objective": "madry", "threat": "linf:-0.1"}, "eps: got -0.1, expected a finite number >= 0"),
         ({"objective": "madry", "threat": "0.1"}, "expected NORM:EPS"),

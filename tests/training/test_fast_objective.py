@@ -194,8 +194,11 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     ("wrong", "word"),
     [
         ({"objective": "fast"}, "objective 'fast' trains against a radius and needs a threat"),
-        ({"attack_steps": 3}, "objective 'fast' takes one step, so it takes no attack_steps, got 3"),
-        ({"beta": 1}, "objective 'fast' has no term that beta would weigh"),
+        (
+            {"attack_steps": 3},
+            "attack_steps is of objective 'madry' or 'trades', got 3 with 'fast', which takes one step",
+        ),
+        ({"beta": 1}, "got 1.0 with 'fast', which has no term to weigh"),
         ({"temperature": 1}, "temperature is of objective 'margin'"),
         ({"objective": "madry", "threat": "linf:0.1", "alignment": 0.2}, "alignment is of objective 'fast', got 0.2"),
         ({"objective": "natural", "alignment": 0.2}, "alignment is of objective 'fast', got 0.2 with 'natural'"),

@@ -11,6 +11,7 @@ import typer
 
 class What(StrEnum):
     MODELS = "models"
+    TRAINING = "training"
     DATA = "data"
     ATTACKS = "attacks"
     ENSEMBLES = "ensembles"
@@ -23,12 +24,13 @@ def listing(
     what: Annotated[What, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """List the networks, data, attacks, ensembles, gradients, solvers or experiments, with their options.
+    """List networks, settings of training, data, attacks, ensembles, gradients, solvers or experiments.
 
     Example: sonet list models
     """
     entries = {
         What.MODELS: _models,
+        What.TRAINING: _training,
         What.DATA: _data,
         What.ATTACKS: _attacks,
         What.ENSEMBLES: _ensembles,
@@ -59,6 +61,16 @@ def _models() -> dict[str, dict[str, Any]]:
         }
         for name, (config, _) in MODELS.items()
     }
+
+
+def _training() -> dict[str, dict[str, Any]]:
+    from sonet.training import TrainConfig
+
+    options = {
+        name: f"{field.description}{'' if field.default is None else f' [default: {field.default}]'}"
+        for name, field in TrainConfig.model_fields.items()
+    }
+    return {"training": {"about": "settings of `sonet train`: --set training.NAME=VALUE", "options": options}}
 
 
 def _data() -> dict[str, dict[str, Any]]:

@@ -55,6 +55,11 @@ def reproduce(
         typer.echo(record.model_dump_json(by_alias=True, indent=1))
         return
     show(record)
+    if not record.data.get("official") and not record.data.get("title"):
+        typer.echo(
+            "\nThe images come from a file that does not say what they are: an array `title` in the .npz, such as "
+            "'CIFAR-10 (JPEG)', is told in every report."
+        )
     typer.echo(f"\nWrote {folder / 'record.json'} and {folder / 'report.html'}; open the second in a browser.")
 
 

@@ -44,7 +44,7 @@ def train(
     Naturally; on images attacked at every step: madry (Madry et al. 2018), trades (Zhang et al. 2019), fast with one
     step (Wong et al. 2020); or for a certified radius: margin, of the networks that know their constants.
 
-    More settings, such as training.average and training.accumulate, are in docs/training.md.
+    `sonet list training` has all settings, such as training.average; docs/training.md says what they do.
 
     Example: sonet train sonet --set model.channels=16 --set model.solver=paper --out runs/sonet
 
@@ -54,18 +54,27 @@ def train(
 
     Example: sonet train stable-sonet --objective margin --threat l2:0.25 --epochs 30
     """
+    from pydantic import ValidationError
+
     from sonet.cli.fits import check_fits
     from sonet.cli.progress import TrainWatch, bar
     from sonet.cli.settings import read_settings
     from sonet.data import DATASETS, load
+    from sonet.errors import explain
     from sonet.job import main_process, stoppable
-    from sonet.models import build
+    from sonet.models import ConfigError, build
     from sonet.training import TrainConfig, deployed, fit
 
     given = read_settings(config, settings or [])
     options = {"epochs": epochs, "lr": lr, "objective": objective, "threat": threat, "beta": beta, "seed": seed}
     training = given["training"] | {key: value for key, value in options.items() if value is not None}
-    setting = TrainConfig.model_validate(training)
+    try:
+        setting = TrainConfig.model_validate(training)
+    except ValidationError as error:
+        if not any(item["type"] == "extra_forbidden" for item in error.errors()):
+            raise
+        known = ", ".join(TrainConfig.model_fields)
+        raise ConfigError(f"{explain(error)}. Settings of training are: {known}.") from None
     images = load(data, data_dir=data_dir, limit_train=limit_train)
     network = build(model, like=images, seed=setting.seed, **given["model"])
     check_fits(network, images.train.images, data)

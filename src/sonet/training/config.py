@@ -48,7 +48,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objective: Literal["natural", "madry", "trades", "fast", "margin"] = Field(
-        default="natural", description="what is minimised"
+        default="natural", description="what is minimised: natural, madry, trades, fast or margin"
     )
     threat: str | None = Field(default=None, description="radius trained against, NORM:EPS, linf:8/255")
     attack_steps: PositiveInt | None = Field(default=None, description="gradient steps of the attack; default 10")
@@ -68,22 +68,22 @@ class TrainConfig(BaseModel):
     )
     epochs: PositiveInt = Field(default=12, description="passes over the training images")
     batch_size: PositiveInt = Field(default=64, description="images in a step, over all processes together")
-    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="SGD with momentum, or AdamW")
+    optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd, with momentum, or adamw")
     lr: PositiveFloat = Field(default=0.1, description="peak learning rate; 0.01 for AdamW")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of SGD; beta_1 of AdamW")
     weight_decay: NonNegativeFloat = Field(default=0.0, description="weight decay")
     schedule: Literal["one-cycle", "paper", "constant"] = Field(
-        default="one-cycle", description="learning rate over time"
+        default="one-cycle", description="learning rate over time: one-cycle, paper or constant"
     )
-    augment: Literal["none", "crop-flip"] = Field(default="none", description="crop with padding 4, and flip")
+    augment: Literal["none", "crop-flip"] = Field(default="none", description="none, or crop-flip: padding of 4")
     accumulate: PositiveInt = Field(default=1, description="parts that a batch is done in, with one step")
     average: float | None = Field(default=None, gt=0, lt=1, description="decay of the moving average of the weights")
     kinetic: PositiveFloat | None = Field(default=None, description="weight of the kinetic energy of ODE blocks")
     nfe_budget: PositiveFloat | None = Field(default=None, description="evaluations an image and pass to warn above")
     clip: PositiveFloat | None = Field(default=None, description="largest norm of the gradient")
     seed: int = Field(default=0, ge=0, lt=2**32, description="order of images, augmentation, dropout")
-    device: Literal["auto", "cpu"] = Field(default="auto", description="auto: a GPU where there is one")
-    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision")
+    device: Literal["auto", "cpu"] = Field(default="auto", description="cpu; auto: a GPU where there is one")
+    precision: Literal["no", "bf16", "fp16"] = Field(default="no", description="mixed precision: no, bf16 or fp16")
 
     @model_validator(mode="before")
     @classmethod

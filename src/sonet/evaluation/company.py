@@ -8,8 +8,10 @@ import torch
 
 from sonet.types import Classifier, Images
 
-_SAME = 0.02
-"""Share of the logits' spread that rounding may move a logit by; shared step sizes move them by tens of per cent."""
+_SAME = 0.002
+"""Share of the logits' spread that rounding may move a logit by. In float32 it is 1e-6, and up to 2e-4 where a step may
+be rejected by a hair; TF32 rounds at 1e-3. Shared step sizes move logits by one to tens of per cent, the least after
+adversarial training: enough to change who fools, so that a batch must stay whole."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Company:
     random: bool
 
 
-def keeps_company(classifier: Classifier, images: Images, batch: int, probes: int = 8) -> Company:
+def keeps_company(classifier: Classifier, images: Images, batch: int, probes: int = 16) -> Company:
     """Ask for the first batch twice, and for its first `probes` images alone: two batches and `probes` queries."""
     images = images[:batch]
     with torch.no_grad():

@@ -152,5 +152,5 @@ def test_a_whole_table_leaves_no_batches(plan: Plan, tmp_path: Path, monkeypatch
     record = reproduce(chosen, tmp_path / "run", command="x", workers=1)
     assert record.complete
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "plan.json", "cells", "models", "record.json", "report.html",
+        "plan.json", "data.json", "cells", "models", "record.json", "report.html",
     }  # fmt: skip

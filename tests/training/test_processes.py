@@ -102,6 +102,7 @@ try:
     {wrong}
 except TrainingRefused as error:
     (folder / f"refused-{{rank}}").write_text(str(error))
+torch.distributed.barrier()
 """
     done = torchrun(body, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "sonet"
 ROOMS: dict[str, set[str]] = {
     "types": set(),
     "errors": set(),
-    "job": set(),
+    "job": {"errors"},
     "kernels": set(),
     "solvers": {"types", "kernels"},
     "data": {"types"},

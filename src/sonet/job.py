@@ -33,6 +33,16 @@ def announced() -> int:
     return int(given)
 
 
+def unmet(error: Exception) -> str:
+    """The sentence where the processes of this job cannot connect, for the one who knows more to go on with."""
+    from sonet.errors import in_short  # with pydantic; the command asks here for WORLD_SIZE before anything else
+
+    return (
+        f"{announced()} processes were announced (WORLD_SIZE), and they cannot meet: {in_short(error)}. "
+        "Start them with torchrun"
+    )
+
+
 def main_process() -> bool:
     """Whether this is the process that prints: rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"

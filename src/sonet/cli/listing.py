@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 class What(StrEnum):
@@ -47,17 +50,22 @@ def listing(
             typer.echo(f"    {option}: {words}")
 
 
+def _options(settings: type[BaseModel], but: str = "") -> dict[str, str]:
+    """Each setting with its description, and its default where there is one."""
+    return {
+        name: f"{field.description or ''}{'' if field.default is None else f' [default: {field.default}]'}"
+        for name, field in settings.model_fields.items()
+        if name != but
+    }
+
+
 def _models() -> dict[str, dict[str, Any]]:
     from sonet.models import MODELS
 
     return {
         name: {
             "about": (config.__doc__ or "").strip().split("\n")[0],
-            "options": {
-                key: f"{field.description or ''} [default: {field.default}]"
-                for key, field in config.model_fields.items()
-                if key != "kind"
-            },
+            "options": _options(config, but="kind"),
         }
         for name, (config, _) in MODELS.items()
     }
@@ -66,11 +74,8 @@ def _models() -> dict[str, dict[str, Any]]:
 def _training() -> dict[str, dict[str, Any]]:
     from sonet.training import TrainConfig
 
-    options = {
-        name: f"{field.description}{'' if field.default is None else f' [default: {field.default}]'}"
-        for name, field in TrainConfig.model_fields.items()
-    }
-    return {"training": {"about": "settings of `sonet train`: --set training.NAME=VALUE", "options": options}}
+    about = "settings of `sonet train`: --set training.NAME=VALUE"
+    return {"training": {"about": about, "options": _options(TrainConfig)}}
 
 
 def _data() -> dict[str, dict[str, Any]]:
@@ -90,10 +95,7 @@ def _attacks() -> dict[str, dict[str, Any]]:
     return {
         name: {
             "about": f"{about}; {' and '.join(attack.norms)}",
-            "options": {
-                key: f"{field.description or ''} [default: {field.default}]"
-                for key, field in attack.model_fields.items()
-            },
+            "options": _options(attack),
         }
         for name, (attack, about) in ATTACKS.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -33,6 +34,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes of the images, float32 little-endian, followed by those of the labels, int64."""
+        digest = hashlib.sha256()
+        digest.update(self.images.detach().cpu().numpy().astype("<f4", copy=False).data)
+        digest.update(self.labels.cpu().numpy().astype("<i8", copy=False).data)
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         return f"Split({len(self)} images of shape {tuple(self.images.shape[1:])})"
@@ -105,9 +114,7 @@ class Dataset:
     def describe(self) -> dict[str, str | int | list[int]]:
         """What a record says about the data; every value can be written as JSON.
 
-        test_sha256 = SHA-256(bytes of the test images, float32 little-endian in (N, C, H, W) order, followed by the
-        bytes of the test labels, int64 little-endian), train_sha256 that of the training images: two records with the
-        same values speak of the same images.
+        test_sha256 and train_sha256 are those of the splits: two records with the same values speak of the same images.
         """
         return {
             "name": self.name,
@@ -119,16 +126,9 @@ class Dataset:
             "n_test": len(self.test),
             "shape": [self.channels, *self.size],
             "num_classes": self.num_classes,
-            "train_sha256": _digest(self.train),
-            "test_sha256": _digest(self.test),
+            "train_sha256": self.train.sha256,
+            "test_sha256": self.test.sha256,
         }
-
-
-def _digest(split: Split) -> str:
-    digest = hashlib.sha256()
-    digest.update(split.images.detach().cpu().numpy().astype("<f4", copy=False).data)
-    digest.update(split.labels.cpu().numpy().astype("<i8", copy=False).data)
-    return digest.hexdigest()
 
 
 def _check_images(images: Images) -> None:

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from sonet.attacks import AttackError, predict
 from sonet.errors import in_short
-from sonet.job import announced, stoppable
+from sonet.job import announced, stoppable, unmet
 from sonet.types import Classifier, Images
 
 T = TypeVar("T")
@@ -139,8 +139,7 @@ def _meet(world: int) -> Store:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_LONGEST_UNIT)
     except (RuntimeError, ValueError) as error:
         raise AttackError(
-            f"{world} processes were announced (WORLD_SIZE), and they cannot meet: {in_short(error)}. "
-            "Start them with torchrun; where machines have several networks, name one in GLOO_SOCKET_IFNAME."
+            f"{unmet(error)}; where machines have several networks, name one in GLOO_SOCKET_IFNAME."
         ) from None
     return PrefixStore("sonet", store)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sonet.publishing.belongs import own_part
 from sonet.publishing.config import PublicConfig
-from sonet.publishing.figures import Figure, of_audit, of_record, of_training
+from sonet.publishing.figures import Figure, called, of_audit, of_record, of_training
 from sonet.publishing.markdown import Raw, template
 from sonet.publishing.metadata import BOUND, front_matter
 from sonet.report import AnyRecord, AuditRecord, CertificateRecord, Record, audit_words
@@ -118,7 +118,7 @@ def _shared(config: PublicConfig) -> str:
 
 def _data(said: dict[str, Any]) -> str:
     images = f"{said['n_train']} training images" if "n_train" in said else ""
-    parts = (said.get("title") or said.get("name", ""), images, said.get("source", ""), said.get("split_rule", ""))
+    parts = (called(said), images, said.get("source", ""), said.get("split_rule", ""))
     return "; ".join(part for part in parts if part) or "the run does not say"
 
 

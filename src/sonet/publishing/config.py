@@ -9,24 +9,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from sonet import __version__
+from sonet.data import IDENTITY
 from sonet.publishing.labels import class_names, named
 from sonet.training import Checkpoint, TrainConfig, deployed
 
 SCHEMA: Literal["sonet.publication/1"] = "sonet.publication/1"
 """Name and version of the format; a change that old readers would misread gets a new number."""
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-_PUBLIC = (
-    "name",
-    "title",
-    "official",
-    "split_rule",
-    "n_train",
-    "n_test",
-    "shape",
-    "num_classes",
-    "train_sha256",
-    "test_sha256",
-)
+_PUBLIC = ("name", "title", "official", "split_rule", *IDENTITY)
+"""Of the description of the data what is the same on every machine."""
 
 
 class _Part(BaseModel):

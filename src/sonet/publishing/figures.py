@@ -44,7 +44,7 @@ def of_training(config: PublicConfig) -> list[Figure]:
     if abs(right.value - value) > 1e-6:  # measured in float32, and on other images than the data describe
         return []
     low, high = right.interval
-    data = _images(config.data)
+    data = called(config.data)
     return [Figure("natural", "no attack", data, n, right.value, low, high, config.training.seed)]
 
 
@@ -68,7 +68,7 @@ def of_audit(found: Audited, record: Record, config: PublicConfig) -> list[Figur
 
 
 def _attacked(record: Record) -> Iterator[Figure]:
-    data = _images(record.data)
+    data = called(record.data)
     for panel in panels(record):
         found = [("natural", "no attack", row) for row in (panel.natural.rows if panel.natural else ())]
         found += [
@@ -118,12 +118,12 @@ def _certified(record: CertificateRecord, config: PublicConfig) -> Iterator[Figu
 
 
 def _count(record: AnyRecord, config: PublicConfig, found: Count, kind: str, what: str, threat: str) -> Figure:
-    data, seed = _images(record.data), config.training.seed
+    data, seed = called(record.data), config.training.seed
     return Figure(
         kind, what, data, found.n, found.value, found.low, found.high, seed, threat=threat, source=record.title
     )
 
 
-def _images(said: dict[str, Any]) -> str:
+def called(said: dict[str, Any]) -> str:
     """What a description calls its images: what their file says of them, or their name."""
     return str(said.get("title") or said.get("name", ""))

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import nn
 
 from sonet.attacks import predict
 from sonet.data import Split
-from sonet.errors import in_short
-from sonet.job import alone, announced
+from sonet.job import alone, unmet
 from sonet.training.checkpoint import CheckpointError, save_checkpoint
 from sonet.training.collapse import Watch, best
 from sonet.training.config import TrainConfig
@@ -194,14 +193,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not torch.accelerator.is_available()
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+        PartialState(cpu=cpu)
     except (RuntimeError, ValueError) as error:  # of torch.distributed: an address is missing, a process does not come
         if alone():
             raise
-        raise TrainingRefused(
-            f"{announced()} processes were announced (WORLD_SIZE), and they cannot meet: {in_short(error)}. Start them "
-            "with torchrun, on a machine with GPUs no more of them than it has."
-        ) from None
+        raise TrainingRefused(f"{unmet(error)}, on a machine with GPUs no more of them than it has.") from None
+    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
     if config.precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would silently use float32
         raise TrainingRefused("precision 'fp16' needs a GPU, and this runs on the CPU. Use 'bf16' or 'no'.")
     return accelerator

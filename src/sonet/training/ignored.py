@@ -30,7 +30,7 @@ def refuse_ignored(config: TrainConfig) -> None:
         value = getattr(config, name)
         if value is not None and objective not in takers:
             raise ValueError(
-                f"{name} is of objective {listed(takers)}, got {value!r} with {objective!r}{_why(objective, name)}; "
+                f"{name} is of objective {_listed(takers)}, got {value!r} with {objective!r}{_why(objective, name)}; "
                 f"leave it out, or choose {'that' if len(takers) == 1 else 'such an'} objective"
             )
     if objective in OF["threat"] and config.threat is None:
@@ -50,16 +50,14 @@ def refuse_ignored(config: TrainConfig) -> None:
 def _why(objective: str, name: str) -> str:
     if objective == "natural":
         return ", which attacks nothing"
-    if name in ("attack_steps", "attack_step_size", "beta"):
-        reasons = {
-            "margin": ", which attacks nothing and uses the network's constants",
-            "fast": ", which takes one step",
-        }
-        return ", which has no term to weigh" if name == "beta" and objective != "margin" else reasons[objective]
-    return ""
+    if objective == "margin" and name in ("attack_steps", "attack_step_size", "beta"):
+        return ", which attacks nothing and uses the network's constants"
+    if name == "beta":
+        return ", which has no term to weigh"
+    return ", which takes one step" if name == "attack_steps" else ""
 
 
-def listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """'a', 'b' or 'c'."""
     quoted = [repr(name) for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"

@@ -56,7 +56,7 @@ def demand_same_start(
     network = getattr(model, "config", None)
     parts = {
         "the settings": [config.model_dump(mode="json"), network and network.model_dump(mode="json")],
-        "the images": [{key: data.get(key) for key in IDENTITY}, train.labels.tolist()],
+        "the images": [{key: data.get(key) for key in IDENTITY}, train.sha256],
         "the epochs done": [epoch.model_dump(mode="json") for epoch in history],
     }
     mine = torch.tensor([_number(part) for part in parts.values()], device=accelerator.device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from scipy import stats
+from scipy import linalg, stats
 from torch import Tensor
 from toy_classifiers import images
 
@@ -126,6 +126,40 @@ def test_signs_are_balanced_and_independent() -> None:
     assert source.signs().shape == (300, *SHAPE)
 
 
+def test_any_order_of_orthogonal_signs_in_a_row_are_a_frame() -> None:
+    """sum v v^T = n I, whichever of the sequence comes first, drawn in one go or in several."""
+    whole = noise(5).orthogonal_signs(96)
+    assert whole.shape == (5, 96, *SHAPE)
+    source = noise(5)
+    parts = torch.cat([source.orthogonal_signs(count) for count in (1, 40, 55)], 1)
+    assert torch.equal(parts, whole)
+    assert torch.equal(whole[:, :32], whole[:, 32:64])  # 18 pixels: order 32
+    for first in (0, 1, 17, 64):
+        rows = whole[:, first : first + 32].flatten(2)
+        gram = rows.transpose(1, 2) @ rows
+        assert torch.equal(gram, 32 * torch.eye(18, dtype=gram.dtype).expand(5, 18, 18))
+
+
+@pytest.mark.parametrize(("shape", "order"), [((1, 1, 1), 1), ((1, 1, 2), 2), ((1, 4, 4), 16), ((1, 28, 28), 1024)])
+def test_orthogonal_signs_are_those_of_sylvester_s_matrix(shape: tuple[int, ...], order: int) -> None:
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    rows = ImageNoise(x, 0).orthogonal_signs(order).flatten(2)
+    signs = rows[:, :1]  # row 0 of the matrix is ones
+    expected = torch.from_numpy(linalg.hadamard(order))[:, : signs.shape[-1]]
+    assert torch.equal(rows * signs, expected.expand_as(rows).to(rows.dtype))
+
+
+def test_orthogonal_signs_are_fair_and_draw_nothing_else() -> None:
+    n, source = 4000, noise()
+    drawn = source.orthogonal_signs(3).flatten(2)
+    assert drawn.abs().eq(1).all()
+    assert drawn.mean(0).abs().max() < 5 / n**0.5  # of every pixel of every direction, over the images
+    assert abs((drawn[1:] * drawn[:-1]).mean().item()) < 4 / (n * 18) ** 0.5  # image by image independent
+    assert abs((drawn[:, 0, 1:] * drawn[:, 0, :-1]).mean().item()) < 4 / (n * 17) ** 0.5
+    assert torch.equal(source.uniform(), noise().uniform())
+    assert abs((drawn[:, 0] * noise().signs().flatten(1)).mean().item()) < 4 / (n * 18) ** 0.5
+
+
 @pytest.mark.parametrize("high", [1, 2, 3, 10, 28, 1000])
 def test_integers_are_uniform_and_in_range(high: int) -> None:
     source = noise()
@@ -151,6 +185,7 @@ def draw_all(source: ImageNoise) -> list[Tensor]:
         source.integers(100),
         source.signs(3),
         source.uniform(5),
+        source.orthogonal_signs(2),
     ]
 
 

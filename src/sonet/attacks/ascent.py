@@ -28,6 +28,7 @@ def ascend(
     noise: ImageNoise,
     steps: int,
     step_size: float,
+    decay: bool = False,
     keep: Keep,
     stop_when_fooled: bool,
     whose: Tensor | None = None,
@@ -36,6 +37,8 @@ def ascend(
     progress: Progress | None = None,
 ) -> Crafted:
     r"""g_k = momentum g_{k-1} + gradient(x_k);  x_{k+1} = project(x_k + step_size * steepest(g_k)), k = 0 .. steps - 1.
+
+    decay: step k has the length step_size * (1 - k / steps).
 
     keep "last" returns x_steps. keep "best" returns, for each sample, an iterate that fools `source`'s own classifier
     if there was one, the one of largest loss among them, so that the result is never worse than an earlier iterate.
@@ -67,7 +70,8 @@ def ascend(
         gradient = silence(gradient, mute)
         if momentum:
             gradient = velocity[active] = momentum * velocity[active] + gradient
-        moved = current[active] + step_size * threat.steepest(gradient)
+        length = step_size * (1 - step / steps) if decay else step_size
+        moved = current[active] + length * threat.steepest(gradient)
         current[active] = threat.project(moved, images[active])
         if step + 1 in checkpoints:
             saved[step + 1] = current.clone()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -143,6 +144,9 @@ class Guided(GradientSource):
         return self.guide.logits(images)
 
 
+Directions = Literal["independent", "orthogonal"]
+
+
 @dataclass(frozen=True)
 class SPSAGradient(GradientSource):
     r"""Simultaneous perturbation (Spall 1992; Uesato et al. 2018): no gradient of the model is used.
@@ -150,28 +154,34 @@ class SPSAGradient(GradientSource):
         g = 1/m sum_i (L(x + delta v_i) - L(x - delta v_i)) / (2 delta) v_i,     v_i uniform in {-1, +1}^d
 
     with m = samples, each an antithetic pair of queries, each image with directions of its own; unbiased to O(delta^2).
-    `chunk`: the most images the classifier sees at once. The model's images count one each. A probe may lie up to
-    delta outside [0, 1]: clipping it would bias the estimate at the faces of the box.
+    A probe may lie up to delta outside [0, 1]: clipping it would bias the estimate at the faces of the box.
+
+    directions: "orthogonal" takes the v_i from a Hadamard matrix (Bhatnagar et al. 2003) and goes on in it from call to
+    call. Of a linear loss m independent ones miss the gradient by |g| sqrt((d - 1) / m), any n = 2^p >= d orthogonal
+    ones in a row not at all.
+    `chunk`: the most images the classifier sees at once. They are whole batches, as many as fit, so that where samples
+    share their steps a probe has its own batch-mates about it, each of them probed, too. The images count one each.
     """
 
     source: GradientSource
     samples: int
     delta: float
     chunk: int
+    directions: Directions = "independent"
 
     def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
-        pairs = self.samples
-        directions = noise.signs(pairs)  # (N, m, C, H, W)
-        offsets = self.delta * torch.cat((directions, -directions), 1)
+        pairs, n = self.samples, len(images)
+        directions = noise.signs(pairs) if self.directions == "independent" else noise.orthogonal_signs(pairs)
         logits = self.source.logits(images)
-        moved = (images[:, None] + offsets).flatten(0, 1)
-        whose = torch.arange(len(images), device=images.device).repeat_interleave(2 * pairs)
-        chunks = zip(torch.split(moved, self.chunk), torch.split(whose, self.chunk), strict=True)
-        losses = torch.cat([goal.take(index)(self.source.logits(part)) for part, index in chunks])
-        losses = losses.view(len(images), 2, pairs)
-        slopes = (losses[:, 0] - losses[:, 1]) / (2 * self.delta)
-        gradient = torch.einsum("nm,nmchw->nchw", slopes.to(directions.dtype), directions) / pairs
-        return Slope(gradient, goal(logits), logits, 1 + 2 * pairs)
+        losses = []
+        whole = max(1, self.chunk // n) * n if n <= self.chunk else self.chunk
+        for probes in torch.split(torch.arange(2 * pairs * n, device=images.device), whole):
+            whose, pair, side = probes % n, probes // n // 2, 1 - 2 * (probes // n % 2)
+            offset = self.delta * side.to(images.dtype).view(-1, 1, 1, 1) * directions[whose, pair]
+            losses.append(goal.take(whose)(self.source.logits(images[whose] + offset)))
+        up, down = torch.cat(losses).view(pairs, 2, n).unbind(1)
+        slopes = ((up - down) / (2 * self.delta)).to(directions.dtype)
+        return Slope(torch.einsum("mn,nmchw->nchw", slopes, directions) / pairs, goal(logits), logits, 1 + 2 * pairs)
 
     def logits(self, images: Images) -> Logits:
         return self.source.logits(images)

@@ -27,18 +27,18 @@ class ImageNoise:
             digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=8, key=str(seed).encode()).digest()
             keys.append(int.from_bytes(digest, "little", signed=True))
         self._keys = torch.tensor(keys, dtype=torch.int64, device=images.device)
-        self._drawn = 0
+        self._drawn = self._rows = 0
 
     def keep(self, index: Tensor) -> ImageNoise:
         """Go on with some of the images only."""
         kept = object.__new__(ImageNoise)
         kept._shape, kept._dtype = self._shape, self._dtype
-        kept._keys, kept._drawn = self._keys[index], self._drawn
+        kept._keys, kept._drawn, kept._rows = self._keys[index], self._drawn, self._rows
         return kept
 
     def catch_up(self, kept: ImageNoise) -> None:
         """Go on behind what `kept`, which came from `keep`, has drawn meanwhile."""
-        self._drawn = max(self._drawn, kept._drawn)
+        self._drawn, self._rows = max(self._drawn, kept._drawn), max(self._rows, kept._rows)
 
     def uniform(self, *shape: int) -> Tensor:
         """(N, *shape) in [0, 1), multiples of 2^-24; the shape of an image if none is given."""
@@ -61,10 +61,31 @@ class ImageNoise:
         """(N, *shape, C, H, W) of -1 and +1, each with probability one half: one bit each."""
         whole = (*shape, *self._shape)
         count = math.prod(whole)
-        words = self._words(-(-count // 64))
-        places = torch.arange(64, device=words.device)
-        bits = (words[:, :, None] >> places & 1).flatten(1)[:, :count]
-        return bits.view(-1, *whole).to(self._dtype) * 2 - 1
+        return self._as_signs(self._words(-(-count // 64)), count).view(-1, *whole)
+
+    def orthogonal_signs(self, count: int) -> Tensor:
+        """(N, count, C, H, W) of -1 and +1: v_k = s h_k for the next `count` of k = 0, 1, 2, ..., pixel by pixel.
+
+        h_k is row k mod n of Sylvester's Hadamard matrix, h_k[j] = (-1)^popcount(k and j), n = 2^p >= d = C H W; s is
+        the image's own random signs, always the same. Each v_k alone is uniform in {-1, +1}^d, and any n in a row have
+        sum_k v_k v_k^T = n I exactly, where n independent ones miss that by sqrt(d / n).
+        """
+        pixels = math.prod(self._shape)
+        order = 1 << (pixels - 1).bit_length()
+        device = self._keys.device
+        rows = torch.arange(self._rows, self._rows + count, device=device) % order
+        self._rows += count
+        shared = rows[:, None] & torch.arange(pixels, device=device)
+        for shift in (16, 8, 4, 2, 1):  # the parity of the bits moves into the last of them
+            shared ^= shared >> shift
+        hadamard = 1 - 2 * (shared & 1).to(self._dtype)
+        own = self._as_signs(self._mixed(-torch.arange(1, -(-pixels // 64) + 1, device=device)), pixels)
+        return (own[:, None] * hadamard).view(-1, count, *self._shape)
+
+    def _as_signs(self, words: Tensor, count: int) -> Tensor:
+        """The first `count` bits of (N, words) as (N, count) of -1 and +1."""
+        bits = (words[:, :, None] >> torch.arange(64, device=words.device) & 1).flatten(1)[:, :count]
+        return bits.to(self._dtype) * 2 - 1
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
         words = self._words(math.prod(shape)).view(-1, *shape)
@@ -74,6 +95,10 @@ class ImageNoise:
         """(N, count) int64, every bit random."""
         places = torch.arange(self._drawn + 1, self._drawn + count + 1, device=self._keys.device)
         self._drawn += count
+        return self._mixed(places)
+
+    def _mixed(self, places: Tensor) -> Tensor:
+        """(N, places) int64: the words at these places of each stream; those below 0 are never drawn in passing."""
         x = self._keys[:, None] + places * _GOLDEN
         x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * _MIX_1
         x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * _MIX_2

@@ -106,13 +106,14 @@ def test_black_and_white_images_move_where_the_box_lets_them(norm: Norm, pixel: 
         assert (result.distance > 0.09).all()
 
 
+@pytest.mark.parametrize("decay", [False, True])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_it_is_the_loop_written_out_by_hand(norm: Norm, loss: Any) -> None:
+def test_it_is_the_loop_written_out_by_hand(norm: Norm, loss: Any, decay: bool) -> None:
     model, x, threat = Wavy(), images(6), Threat(norm, 0.3)
     labels = torch.arange(6) % 3
-    by_hand = hand_pgd(model, x, labels, threat, 5, 0.08, loss)
-    attack = PGD(steps=5, step_size=0.08, loss=loss, keep="last")
+    by_hand = hand_pgd(model, x, labels, threat, [0.08, 0.064, 0.048, 0.032, 0.016] if decay else [0.08] * 5, loss)
+    attack = PGD(steps=5, step_size=0.08, loss=loss, keep="last", decay=decay)
     result = attack.run(model, x, labels, threat, checkpoints=(1, 2, 3, 4, 5))
     torch.testing.assert_close(result.adversarial, by_hand[5], rtol=0, atol=1e-12)
     for step in range(1, 6):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,13 +98,13 @@ class Counting:
 
 
 def hand_pgd(
-    classifier: Any, x: Tensor, labels: Tensor, threat: Threat, steps: int, size: float, loss: str
+    classifier: Any, x: Tensor, labels: Tensor, threat: Threat, sizes: Sequence[float], loss: str
 ) -> list[Tensor]:
-    """Projected gradient descent written out, one image at a time; the iterates x_0 .. x_steps."""
+    """Projected gradient descent by steps of these sizes, written out image by image; every iterate from x_0 on."""
     columns = []
     for image, label in zip(x, labels, strict=True):
         current, iterates = image.clone(), [image.clone()]
-        for _ in range(steps):
+        for size in sizes:
             leaf = current.clone()[None].requires_grad_(True)
             LOSSES[loss](classifier(leaf), label[None]).sum().backward()
             gradient = leaf.grad[0]  # type: ignore[index]
@@ -117,4 +118,4 @@ def hand_pgd(
             current = moved.clamp(0, 1)
             iterates.append(current)
         columns.append(iterates)
-    return [torch.stack([iterates[step] for iterates in columns]) for step in range(steps + 1)]
+    return [torch.stack([iterates[step] for iterates in columns]) for step in range(len(sizes) + 1)]

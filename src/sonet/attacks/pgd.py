@@ -29,6 +29,9 @@ class PGD(Attack):
     loss "kl" is KL(p(x) || p(x_k)), away from the network's own answer and without the label (Zhang et al. 2019). At x
     its gradient is zero, so it asks for another start: random_start, or x + start_noise * normal, projected too.
 
+    decay: step k has the length step_size (1 - k / steps). Where samples share their steps the whole batch then comes
+    to rest, and what an iterate did among its batch-mates it still does among those that are returned.
+
     stop_when_fooled is off by default here: the paper's rows count the last iterate (`keep="last"`).
     """
 
@@ -36,6 +39,7 @@ class PGD(Attack):
 
     steps: PositiveInt = Field(default=20, description="steps of a run")
     step_size: PositiveFloat | None = Field(default=None, description="in pixel units; default eps / 8")
+    decay: bool = Field(default=False, description="steps shorten evenly to the last, which is step_size / steps")
     loss: Literal[LossName, "kl"] = Field(default="ce", description="what is driven up; kl: away from the own answer")
     random_start: bool = Field(default=False, description="start uniformly in the ball; the paper's code does not")
     start_noise: NonNegativeFloat = Field(default=0.0, description="deviation of normal noise at the start, in pixels")
@@ -95,6 +99,7 @@ class PGD(Attack):
                 noise=noise,
                 steps=self.steps,
                 step_size=threat.eps / 8 if self.step_size is None else self.step_size,
+                decay=self.decay,
                 keep=self.keep,
                 stop_when_fooled=self.stop_when_fooled,
                 whose=whose,

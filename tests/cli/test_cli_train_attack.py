@@ -77,6 +77,13 @@ def test_train_then_attack(run: Runner, data: Path, tmp_path: Path, monkeypatch:
     assert left["accuracy_elsewhere"] == int((elsewhere == test.labels).sum()) / 10
     assert left["flips"] == int((together != elsewhere).sum())
     assert [attack["settings"] for attack in left["attacks"]] == [PGD(steps=2).model_dump(mode="json")]
+    described = ["--step-gradient", "frozen", "--scope", "sample", "--out", "kept"]
+    for time in ("first", "again"):  # the folder holds how the gradients were described, and knows it again
+        kept_run = run(*common, *described)
+        assert kept_run.code == 0, (time, kept_run.err)
+        assert json.loads(kept_run.out)["accuracy"] == json.loads(frozen.out)["accuracy"]
+    record = json.loads((tmp_path / "elsewhere" / "kept" / "record.json").read_text())
+    assert (record["settings"]["step_gradient"], record["settings"]["scope"]) == ("frozen", "sample")
     assert json.loads(frozen.out)["step_gradient"] == "frozen"
     assert json.loads(frozen.out)["scope"] == "sample"
     assert json.loads(frozen.out)["gradients"] == "as-given"

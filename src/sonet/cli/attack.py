@@ -91,12 +91,13 @@ def attack(
         victim = find_victim(run, data, data_dir, images, device.value)
         judged = judge_batch or batch_size
         deployed = victim.deployed(judged)
-        sources = choose_gradients(victim, step_gradient, scope, transfer_from or [])
+        treated = None if step_gradient is None else step_gradient.value
+        sources = choose_gradients(victim, treated, scope, transfer_from or [])
         members = choose_attacks(name, settings or [], gradients, sources, batch_size, seed)
         ensemble = len(members) > 1
         place = f"{run.resolve().name}-{name}-{str(ball).replace(':', '-')}"
         folder = out or (Path("runs") / place if ensemble else None)
-        versions, given = Environment.here().versions, as_given(step_gradient, scope, transfer_from or [])
+        versions, given = Environment.here().versions, as_given(treated, scope, transfer_from or [])
         with bar() as shown:
             found = evaluate(
                 deployed,

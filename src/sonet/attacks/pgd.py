@@ -29,8 +29,8 @@ class PGD(Attack):
     loss "kl" is KL(p(x) || p(x_k)), away from the network's own answer and without the label (Zhang et al. 2019). At x
     its gradient is zero, so it asks for another start: random_start, or x + start_noise * normal, projected too.
 
-    decay: step k has the length step_size (1 - k / steps). Where samples share their steps the whole batch then comes
-    to rest, and what an iterate did among its batch-mates it still does among those that are returned.
+    decay: step k has the length step_size (1 - k / steps), so that the iterates come to rest: for losses that are rough
+    on the scale of a step, and for batches whose samples share their steps, where each image moves all others' loss.
 
     stop_when_fooled is off by default here: the paper's rows count the last iterate (`keep="last"`).
     """

@@ -19,11 +19,23 @@ import torch
 import sonet
 from sonet.attacks import GradientSource, Linf
 from sonet.attacks.ascent import ascend
-from sonet.attacks.gradients import Directions, Slope
+from sonet.attacks.gradients import Slope
 from sonet.attacks.losses import LOSSES, Goal
-from sonet.attacks.noise import ImageNoise
+from sonet.attacks.noise import Directions, ImageNoise
 from sonet.evaluation import gradient_sources
 from sonet.types import Images, Logits
+
+RUNS: tuple[tuple[Directions | None, int, int, float, bool], ...] = (
+    (None, 0, 100, 0.75, False),
+    ("independent", 64, 100, 0.75, False),
+    ("independent", 256, 100, 0.75, False),
+    ("independent", 256, 50, 0.75, True),
+    ("orthogonal", 64, 100, 0.75, False),
+    ("orthogonal", 64, 100, 0.95, True),
+    ("orthogonal", 256, 50, 0.75, False),
+    ("orthogonal", 256, 50, 0.75, True),
+)
+"""Directions (none: g itself) and pairs of them at a step; steps; momentum; whether the steps shorten."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,7 @@ class Seen(GradientSource):
 
     def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
         slope = self.source(images, goal, noise)
-        drawn = noise.signs if self.directions == "independent" else noise.orthogonal_signs
-        seen = drawn(self.samples).flatten(2)
+        seen = noise.directions(self.samples, self.directions).flatten(2)
         along = torch.einsum("nmd,nd->nm", seen, slope.gradient.flatten(1)) / self.samples
         gradient = torch.einsum("nmd,nm->nd", seen, along).view_as(images)
         return Slope(gradient, slope.loss, slope.logits, slope.queries)
@@ -62,18 +73,9 @@ def main() -> None:
     own = sources.get("alone", sources["own"])
     threat, goal = Linf(asked.eps), Goal(labels, LOSSES["margin"])
     print("directions   pairs  steps  momentum  decay   left  mean margin")
-    for directions, samples, steps, momentum, decay in (
-        ("none: g", 0, 100, 0.75, False),
-        ("independent", 64, 100, 0.75, False),
-        ("independent", 256, 100, 0.75, False),
-        ("independent", 256, 50, 0.75, True),
-        ("orthogonal", 64, 100, 0.75, False),
-        ("orthogonal", 64, 100, 0.95, True),
-        ("orthogonal", 256, 50, 0.75, False),
-        ("orthogonal", 256, 50, 0.75, True),
-    ):
+    for directions, samples, steps, momentum, decay in RUNS:
         noise = ImageNoise(images, asked.seed)
-        source = Seen(own, samples, directions) if samples else own  # type: ignore[arg-type]
+        source = own if directions is None else Seen(own, samples, directions)
         crafted = ascend(
             source,
             images,
@@ -91,7 +93,7 @@ def main() -> None:
         logits = own.logits(crafted.images)
         left, reached = len(images) - int(goal.fooled(logits).sum()), float(goal(logits).mean())
         words = f"{'yes' if decay else 'no':>5}  {left:>5}  {reached:>11.3f}"
-        print(f"{directions:<12} {samples:>5}  {steps:>5}  {momentum:>8}  {words}", flush=True)
+        print(f"{directions or 'none: g':<12} {samples:>5}  {steps:>5}  {momentum:>8}  {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from toy_classifiers import Counting, Wavy, images, linear, predicted
 from sonet.attacks import L2, LOSSES, PGD, SPSA, Alone, Linf, Threat, margin
 from sonet.attacks.gradients import Backpropagation, Slope, SPSAGradient
 from sonet.attacks.losses import Goal
-from sonet.attacks.noise import ImageNoise
+from sonet.attacks.noise import Directions, ImageNoise
 
 
 def estimate(
@@ -23,9 +23,9 @@ def estimate(
     *,
     chunk: int = 512,
     seed: int = 0,
-    like: str = "independent",
+    like: Directions = "independent",
 ) -> Slope:
-    source = SPSAGradient(Backpropagation(classifier), samples, 0.01, chunk, like)  # type: ignore[arg-type]
+    source = SPSAGradient(Backpropagation(classifier), samples, 0.01, chunk, like)
     return source(x, Goal(labels), ImageNoise(x, seed))
 
 
@@ -77,7 +77,7 @@ def test_the_estimate_is_its_formula() -> None:
 @pytest.mark.parametrize("like", ["independent", "orthogonal"])
 @pytest.mark.parametrize(("chunk", "most"), [(1, 1), (3, 3), (4, 4), (11, 8), (24, 24), (1000, 24)])
 def test_the_chunk_is_the_most_the_model_sees_at_once_and_changes_nothing_else(
-    chunk: int, most: int, like: str
+    chunk: int, most: int, like: Directions
 ) -> None:
     counting, x = Counting(Wavy()), images(4)
     labels = torch.arange(4) % 3

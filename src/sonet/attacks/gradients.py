@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sonet.attacks.losses import Goal
-from sonet.attacks.noise import ImageNoise
+from sonet.attacks.noise import Directions, ImageNoise
 from sonet.types import Classifier, Images, Logits
 
 
@@ -144,9 +143,6 @@ class Guided(GradientSource):
         return self.guide.logits(images)
 
 
-Directions = Literal["independent", "orthogonal"]
-
-
 @dataclass(frozen=True)
 class SPSAGradient(GradientSource):
     r"""Simultaneous perturbation (Spall 1992; Uesato et al. 2018): no gradient of the model is used.
@@ -171,10 +167,10 @@ class SPSAGradient(GradientSource):
 
     def __call__(self, images: Images, goal: Goal, noise: ImageNoise) -> Slope:
         pairs, n = self.samples, len(images)
-        directions = noise.signs(pairs) if self.directions == "independent" else noise.orthogonal_signs(pairs)
+        directions = noise.directions(pairs, self.directions)
         logits = self.source.logits(images)
         losses = []
-        whole = max(1, self.chunk // n) * n if n <= self.chunk else self.chunk
+        whole = self.chunk - self.chunk % n or self.chunk
         for probes in torch.split(torch.arange(2 * pairs * n, device=images.device), whole):
             whose, pair, side = probes % n, probes // n // 2, 1 - 2 * (probes // n % 2)
             offset = self.delta * side.to(images.dtype).view(-1, 1, 1, 1) * directions[whose, pair]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from torch import Tensor
 from sonet.types import Images
 
 _GOLDEN, _MIX_1, _MIX_2 = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+Directions = Literal["independent", "orthogonal"]
+"""How random directions of one image lie to each other."""
 
 
 class ImageNoise:
@@ -62,6 +67,10 @@ class ImageNoise:
         whole = (*shape, *self._shape)
         count = math.prod(whole)
         return self._as_signs(self._words(-(-count // 64)), count).view(-1, *whole)
+
+    def directions(self, count: int, kind: Directions) -> Tensor:
+        """(N, count, C, H, W): `count` directions in {-1, +1}^d, by `signs` or by `orthogonal_signs`."""
+        return self.signs(count) if kind == "independent" else self.orthogonal_signs(count)
 
     def orthogonal_signs(self, count: int) -> Tensor:
         """(N, count, C, H, W) of -1 and +1: v_k = s h_k for the next `count` of k = 0, 1, 2, ..., pixel by pixel.

@@ -10,9 +10,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from sonet.attacks.ascent import ascend
 from sonet.attacks.attack import Attack
 from sonet.attacks.crafted import Crafted, Progress
-from sonet.attacks.gradients import Directions, GradientSource, SPSAGradient
+from sonet.attacks.gradients import GradientSource, SPSAGradient
 from sonet.attacks.losses import LOSSES, Goal
-from sonet.attacks.noise import ImageNoise
+from sonet.attacks.noise import Directions, ImageNoise
 from sonet.attacks.pgd import LossName
 from sonet.attacks.threat import Threat
 from sonet.types import Images, Labels
